@@ -1,0 +1,37 @@
+"""Derivations, one result per file, each read top to bottom like the appendix of a paper.
+
+Every file states its assumptions, derives through `linkern.symbolic`, lists its `CLAIMS` and, where solvers need formulas,
+the `FUNCTIONS` that are written to `linkern/generated/`.
+"""
+
+from __future__ import annotations
+
+from linkern.derivations import asymptotics, branches, covariance, layered, outputs, series, whitened
+
+from linkern.symbolic import Claim, NumPyFunction, render_module
+
+__all__ = ["CHAPTERS", "all_claims", "generated_functions", "generated_modules"]
+
+#: The reading order.
+CHAPTERS = (whitened, layered, series, asymptotics, covariance, outputs, branches)
+
+#: Generated module -> (its title, the chapters whose FUNCTIONS it holds).
+_MODULES = {"deep_linear.py": ("Elementwise formulas of deep linear Bayesian networks.", CHAPTERS)}
+
+
+def all_claims() -> tuple[tuple[str, Claim], ...]:
+    """Return (chapter, claim) for every claim, in reading order."""
+    return tuple((chapter.__name__.rsplit(".", 1)[-1], claim) for chapter in CHAPTERS for claim in chapter.CLAIMS)
+
+
+def generated_functions() -> dict[str, tuple[NumPyFunction, ...]]:
+    """Return the functions of every generated module by file name; the set of names is complete."""
+    return {
+        name: tuple(f for chapter in chapters for f in getattr(chapter, "FUNCTIONS", ()))
+        for name, (_, chapters) in _MODULES.items()
+    }
+
+
+def generated_modules() -> dict[str, str]:
+    """Return the text of every generated module by file name."""
+    return {name: render_module(_MODULES[name][0], functions) for name, functions in generated_functions().items()}

@@ -1,0 +1,1 @@
+"""NumPy modules written by `python -m linkern.derivations`; never edited by hand."""
