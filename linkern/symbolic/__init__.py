@@ -13,9 +13,12 @@ from linkern.symbolic.series import (
     lagrange_coefficient,
     lagrange_general_term,
 )
+from linkern.symbolic.solver import ChainSolution, ChainSolver
 
 __all__ = [
     "Action",
+    "ChainSolution",
+    "ChainSolver",
     "Claim",
     "Kind",
     "Layered",

@@ -75,14 +75,10 @@ def holds(says: str, statement: sp.Basic | bool) -> Step:
     return Step(says, sp.sympify(statement), statement is True or statement == sp.true)
 
 
-def tends_to(
-    says: str, expression: sp.Expr, variable: sp.Symbol, point: sp.Expr, value: sp.Expr, side: str = "+"
-) -> Step:
+def tends_to(says: str, expression: sp.Expr, variable: sp.Symbol, point: sp.Expr, value: sp.Expr, side: str = "+") -> Step:
     """State the limit of `expression`, computed exactly."""
     found = sp.limit(expression, variable, point, dir=side)
-    return Step(
-        says, sp.Eq(sp.Limit(expression, variable, point, dir=side), value, evaluate=False), _is_zero(found - value)
-    )
+    return Step(says, sp.Eq(sp.Limit(expression, variable, point, dir=side), value, evaluate=False), _is_zero(found - value))
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,11 @@ _expm1 = ReplaceOptim(
 
 
 class _Printer(SciPyPrinter):
-    def _print_LambertW(self, expr: sp.LambertW) -> str:  # noqa: N802 - the printer's protocol
+    def _print_LambertW(self, expr: sp.LambertW) -> str:
         # SciPy's function is complex-valued; on the principal branch at x >= 0 the imaginary part is zero.
         return f"numpy.real({super()._print_LambertW(expr)})"
 
-    def _print_Pow(self, expr: sp.Pow, rational: bool = False) -> str:  # noqa: N802
+    def _print_Pow(self, expr: sp.Pow, rational: bool = False) -> str:
         # A division, not NumPy's general power.
         if expr.exp == -1:
             return f"1/{self.parenthesize(expr.base, 100)}"
@@ -99,9 +99,7 @@ class NumPyFunction:
         """Return the source text of the function."""
         names = ", ".join(a.name for a in self.arguments)
         doc = [f'    """{self.summary}', "", f"    {self.equation}", "", f"    Derived in {self.source}.", '    """']
-        body = [
-            line.replace("return ", f"{s.name} = ", 1) for s, e in self.let for line in self._assignments(e, s.name)
-        ]
+        body = [line.replace("return ", f"{s.name} = ", 1) for s, e in self.let for line in self._assignments(e, s.name)]
         body += self._assignments(self.expression, "")
         if self.small is not None:
             variable, order, threshold = self.small

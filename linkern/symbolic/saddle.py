@@ -10,14 +10,15 @@ import sympy as sp
 from linkern.symbolic.action import Action
 from linkern.symbolic.layers import Layered, depth, layer
 
-__all__ = ["NotSolvableError", "SaddlePoint"]
+__all__ = ["NotSolvableError", "SaddlePoint", "solve_uniquely"]
 
 
 class NotSolvableError(ValueError):
     """The equations do not have the structure that was asked for; the message shows how far the derivation came."""
 
 
-def _solve_uniquely(equations: list[sp.Expr], unknowns: list[sp.Expr]) -> dict[sp.Expr, sp.Expr]:
+def solve_uniquely(equations: list[sp.Expr], unknowns: list[sp.Expr]) -> dict[sp.Expr, sp.Expr]:
+    """Solve equations (expressions that vanish) for as many unknowns; refuse none or several solutions."""
     # Indexed unknowns are exchanged for plain symbols: sp.solve treats those reliably.
     plain = {u: sp.Dummy(f"u{i}", real=True) for i, u in enumerate(unknowns)}
     numerators = [sp.fraction(sp.together(e.subs(plain)))[0] for e in equations]
@@ -48,20 +49,20 @@ class SaddlePoint:
     def forward(self) -> dict[sp.Expr, sp.Expr]:
         """c[l] from c[l-1] and the conjugates at l, valid at every layer 1 <= l <= L."""
         equations = [self.interior[q] for q in self.action.conjugates]
-        return _solve_uniquely(equations, [q[layer] for q in self.action.order_parameters])
+        return solve_uniquely(equations, [q[layer] for q in self.action.order_parameters])
 
     @cached_property
     def backward(self) -> dict[sp.Expr, sp.Expr]:
         """Conjugates at l from c[l] and the conjugates at l+1, valid at every interior layer 1 <= l < L."""
         up = {q[layer + 1]: v.subs(layer, layer + 1) for q, v in zip(*self._forward_pairs(), strict=True)}
         equations = [self.interior[q].subs(up) for q in self.action.order_parameters]
-        return _solve_uniquely(equations, [q[layer] for q in self.action.conjugates])
+        return solve_uniquely(equations, [q[layer] for q in self.action.conjugates])
 
     @cached_property
     def boundary(self) -> dict[sp.Expr, sp.Expr]:
         """Conjugates at the last layer from the order parameters there: where the data enter."""
         equations = [self.last[q] for q in self.action.order_parameters]
-        return _solve_uniquely(equations, [q[depth] for q in self.action.conjugates])
+        return solve_uniquely(equations, [q[depth] for q in self.action.conjugates])
 
     def _forward_pairs(self) -> tuple[list[Layered], list[sp.Expr]]:
         return list(self.action.order_parameters), [self.forward[q[layer]] for q in self.action.order_parameters]

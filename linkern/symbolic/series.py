@@ -45,9 +45,7 @@ def lagrange_general_term(phi: sp.Expr, outer: sp.Expr, u: sp.Symbol, order: sp.
     return binomial_power_coefficient(sp.diff(outer, u) * phi**order, u, order - 1) / order
 
 
-def implicit_series(
-    equation: sp.Expr, unknown: sp.Symbol, start: sp.Expr, small: sp.Symbol, order: int
-) -> list[sp.Expr]:
+def implicit_series(equation: sp.Expr, unknown: sp.Symbol, start: sp.Expr, small: sp.Symbol, order: int) -> list[sp.Expr]:
     """Return [start, c_1, ..., c_order] with unknown = start + sum c_k small^k solving equation(unknown, small) = 0.
 
     The equation must vanish at (start, 0), be analytic there and have a non-zero derivative with respect to the unknown

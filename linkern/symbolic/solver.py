@@ -1,8 +1,12 @@
-"""From a scalar reduction to numbers: every saddle point of a user's own action, with its certificate."""
+"""From saddle-point equations to numbers: every solution of a user's own chain, with its certificate.
+
+No conservation law is needed. The overlap of the first layer is the one unknown; the equations then give layer after layer,
+and the condition at the last layer is left over as one scalar equation in one unknown, which is scanned for all its roots.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,12 +18,17 @@ from scipy.optimize import brentq
 from linkern.checks import integer_at_least, real_array
 from linkern.symbolic.emit import stable
 from linkern.symbolic.layers import depth, layer
-from linkern.symbolic.reduction import ScalarReduction
+from linkern.symbolic.saddle import NotSolvableError, SaddlePoint, solve_uniquely
 
 __all__ = ["ChainSolution", "ChainSolver"]
 
-# The charge is scanned on both sides of zero over these decades; see `ChainSolver.solve`.
-_SCAN = np.logspace(-16, 16, 6401)
+Floats = NDArray[np.float64]
+Values = Mapping[str, Floats]
+
+# ln of the first overlap relative to its lazy value (zero conjugate), scanned on both sides of zero.
+_SCAN = np.geomspace(1e-15, 60, 6000)
+# A sign change at a pole does not satisfy the equations; solutions do, to rounding.
+_TRUSTED = 1e-6
 
 
 @dataclass(frozen=True)
@@ -28,8 +37,6 @@ class ChainSolution:
 
     Attributes
     ----------
-    charge : float
-        The conserved charge.
     overlaps : ndarray, shape (depth + 1,)
         The order parameter at layers 0..L.
     conjugates : ndarray, shape (depth,)
@@ -37,15 +44,13 @@ class ChainSolution:
     action : float
         The value of the action; the smallest one dominates the posterior.
     stable : bool
-        Whether the action is a minimum along the chain.
+        Whether the action, extremal in all other variables, is a minimum in the last overlap.
     residual : float
-        Largest relative violation of the stationarity conditions of all layers, evaluated as differentiated from the action
-        (the reduction is not used).
+        Largest violation of the stationarity conditions of all layers, relative to the largest term of each.
     """
 
-    charge: float
-    overlaps: NDArray[np.float64]
-    conjugates: NDArray[np.float64]
+    overlaps: Floats
+    conjugates: Floats
     action: float
     stable: bool
     residual: float
@@ -53,41 +58,20 @@ class ChainSolution:
 
 @dataclass(frozen=True)
 class ChainSolver:
-    """The NumPy solver that a `ScalarReduction` compiles to."""
+    """A NumPy solver compiled from the saddle point of a chain with one order parameter per layer.
 
-    reduction: ScalarReduction
+    Raises
+    ------
+    NotSolvableError
+        If the equations of a layer cannot be solved uniquely for the variables of the next one; the message shows them.
+    """
 
-    @cached_property
-    def _arguments(self) -> tuple[list[sp.Symbol], dict[sp.Expr, sp.Symbol]]:
-        """Scalar parameters, and the layer parameters as plain symbols."""
-        action = self.reduction.saddle.action
-        here = {base[layer]: sp.Symbol(str(base.label) + "_here") for base in action.layer_parameters}
-        last = {base[depth]: sp.Symbol(str(base.label) + "_last") for base in action.layer_parameters}
-        return list(action.parameters), here | last
+    saddle: SaddlePoint
 
-    def _compile(self, expression: sp.Expr) -> Callable[..., NDArray[np.float64]]:
-        scalars, layered = self._arguments
-        q, conjugate = self.reduction.order_parameter, self.reduction.saddle.action.conjugates[0]
-        fields = {q[layer]: sp.Symbol("q_here"), q.base[layer - 1]: sp.Symbol("q_below"), q[depth]: sp.Symbol("q_last")}
-        fields |= {conjugate[layer]: sp.Symbol("dual_here"), conjugate[depth]: sp.Symbol("dual_last")}
-        fields |= {q.base[layer + 1]: sp.Symbol("q_above"), conjugate[layer + 1]: sp.Symbol("dual_above")}
-        above = {
-            base[layer + 1]: sp.Symbol(str(base.label) + "_above")
-            for base in self.reduction.saddle.action.layer_parameters
-        }
-        replaced = fields | layered | above
-        names = [self.reduction.charge, layer, depth, *scalars, *replaced.values()]
-        function = sp.lambdify(names, stable(expression).subs(replaced), modules=["scipy", "numpy"])
-        order = [str(name) for name in names]
-        return lambda **values: function(*(values.get(name, np.nan) for name in order))
-
-    @cached_property
-    def _growth(self) -> Callable[..., NDArray[np.float64]]:
-        return self._compile(self.reduction.growth)
-
-    @cached_property
-    def _force(self) -> Callable[..., NDArray[np.float64]]:
-        return self._compile(self.reduction.force)
+    def __post_init__(self) -> None:
+        count = len(self.saddle.action.order_parameters)
+        if count != 1:
+            raise NotSolvableError(f"expected a chain with one order parameter per layer, got {count}")
 
     def solve(self, *, depth: int, **parameters: ArrayLike) -> tuple[ChainSolution, ...]:
         """Return every saddle point found, sorted by action: the first one is the global minimum.
@@ -106,95 +90,141 @@ class ChainSolver:
 
         Notes
         -----
-        Cost O(depth) per evaluation, about 13 000 evaluations for the scan. The charge is scanned over 32 decades on both
-        sides of zero (400 points a decade): two solutions closer than 0.6 % in charge can be missed. Where that matters,
-        derive bounds on the slope and use a certified search, as `linkern.bayes.linear` does.
+        Cost O(depth) per evaluation, 12 000 evaluations in one vectorised sweep. The logarithm of the first overlap is
+        scanned with 0.7 % spacing, so two solutions closer than that can be missed. Where that matters, bound the slope and
+        search with `linkern.numerics.roots.isolate_roots`, as `linkern.bayes.linear` does.
         """
-        count = integer_at_least("depth", depth)
-        values = self._check(count, parameters)
-        charges = np.concatenate([-_SCAN[::-1], [0.0], _SCAN])
-        with np.errstate(all="ignore"):  # outside the domain the growth is not positive; such charges are dropped below
-            forces, logs = self._along_chain(charges, values)
-        usable = np.isfinite(forces) & np.isfinite(logs)
-        solutions = []
-        for i in np.flatnonzero(usable[:-1] & usable[1:] & ((forces[:-1] == 0) | (forces[:-1] * forces[1:] < 0))):
-            root = charges[i]
-            if forces[i] != 0:
-                root = brentq(
-                    lambda a: self._along_chain(np.array([a]), values)[0][0], *charges[i : i + 2], xtol=1e-300
-                )
-            rising = (forces[i + 1] - forces[i]) * (logs[i + 1] - logs[i]) > 0
-            solution = self._solution(float(root), bool(rising), values, count)
-            if solution.residual < 1e-6:  # a pole also changes sign; it does not satisfy the equations
-                solutions.append(solution)
+        values = self._check(integer_at_least("depth", depth), parameters)
+        scan = np.concatenate([-_SCAN[::-1], [0.0], _SCAN])
+        with np.errstate(all="ignore"):  # starts that leave the domain give nan and are passed over
+            force, last = self._force(scan, values)
+            change = np.flatnonzero((force[:-1] == 0) | (force[:-1] * force[1:] < 0))
+            solutions = []
+            for i in change[np.isfinite(last[change]) & np.isfinite(last[change + 1])]:
+                root = scan[i]
+                if force[i] != 0:
+                    root = brentq(lambda x: float(self._force(np.array([x]), values)[0][0]), scan[i], scan[i + 1], xtol=1e-300)
+                rising = bool((force[i + 1] - force[i]) * (last[i + 1] - last[i]) > 0)
+                solutions.append(self._solution(float(root), rising, values))
+        solutions = [s for s in solutions if s.residual < _TRUSTED]
         if not solutions:
-            raise ValueError(f"parameters: no saddle point was found for {parameters} at depth {count}")
+            raise ValueError(f"parameters: no saddle point was found for {parameters} at depth {depth}")
         return tuple(sorted(solutions, key=lambda s: s.action))
 
-    def _check(self, count: int, parameters: dict[str, ArrayLike]) -> dict[str, NDArray[np.float64]]:
-        action = self.reduction.saddle.action
-        scalars = {str(s) for s in action.parameters}
-        layered = {str(base.label) for base in action.layer_parameters}
-        if set(parameters) != scalars | layered:
-            raise ValueError(f"parameters: expected {sorted(scalars | layered)}, got {sorted(parameters)}")
-        values: dict[str, NDArray[np.float64]] = {"L": np.float64(count)}
-        for name, value in parameters.items():
-            array = real_array(name, value, ndim=0 if name in scalars else 1)
-            if name in scalars:
-                values[name] = array
-                continue
-            if array.size != count:
-                raise ValueError(f"{name}: expected {count} numbers (one per layer), got {array.size}")
-            above = np.append(array[1:], np.nan)
-            values |= {f"{name}_here": array[:, None], f"{name}_above": above[:, None], f"{name}_last": array[-1]}
-        return values
+    # Symbols by which compiled expressions know their arguments.
+    @cached_property
+    def _names(self) -> dict[sp.Expr, sp.Symbol]:
+        (q,), (dual,) = self.saddle.action.order_parameters, self.saddle.action.conjugates
+        names = {q.base[layer - 1]: "q_below", q.base[layer]: "q_here", q.base[layer + 1]: "q_above", q.base[depth]: "q_last"}
+        names |= {dual.base[layer]: "dual_here", dual.base[layer + 1]: "dual_above", dual.base[depth]: "dual_last"}
+        for base in self.saddle.action.layer_parameters:
+            names |= {
+                base[layer]: f"{base.label}_here",
+                base[layer + 1]: f"{base.label}_above",
+                base[depth]: f"{base.label}_last",
+            }
+        return {key: sp.Symbol(name) for key, name in names.items()}
 
-    def _profile(self, charges: NDArray[np.float64], values: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-        """Logarithms of the order parameter at layers 0..L (rows) for each charge (columns)."""
-        layers = np.arange(1.0, float(values["L"]) + 1)[:, None]
-        charge = {str(self.reduction.charge): charges[None, :]}
-        growth = np.broadcast_to(self._growth(l=layers, **charge, **values), (layers.size, charges.size))
-        start = float(self.reduction.order_parameter[0])
-        return np.log(start) + np.vstack([np.zeros((1, charges.size)), np.cumsum(np.log(growth), axis=0)])
+    def _compile(self, expression: sp.Expr) -> Callable[[Values], Floats]:
+        arguments = [layer, depth, *self.saddle.action.parameters, *self._names.values()]
+        function = sp.lambdify(arguments, stable(expression).subs(self._names), modules=["scipy", "numpy"])
+        order = [str(argument) for argument in arguments]
+        return lambda values: function(*(values.get(name, np.nan) for name in order))
 
-    def _along_chain(
-        self, charges: NDArray[np.float64], values: dict
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        last = self._profile(charges, values)[-1]
-        force = self._force(q_last=np.exp(last), **{str(self.reduction.charge): charges}, **values)
-        return np.broadcast_to(force, charges.shape), last
+    @cached_property
+    def _first_conjugate(self) -> Callable[[Values], Floats]:
+        (q,), (dual,) = self.saddle.action.order_parameters, self.saddle.action.conjugates
+        forward = q[layer] - self.saddle.forward[q[layer]]
+        return self._compile(solve_uniquely([forward], [dual[layer]])[dual[layer]])
 
-    def _solution(self, charge: float, stable_: bool, values: dict, count: int) -> ChainSolution:
-        overlaps = np.exp(self._profile(np.array([charge]), values)[:, 0])
-        here = {"l": np.arange(1.0, count + 1)[:, None], "q_here": overlaps[1:, None], "q_below": overlaps[:-1, None]}
-        point = values | here | {"q_last": overlaps[-1], str(self.reduction.charge): charge}
-        shape = (count, 1)
-        duals = np.broadcast_to(self._compile(self.reduction.conjugate)(**point), shape)
-        bulk = np.broadcast_to(self._compile(self.reduction.saddle.action.bulk)(dual_here=duals, **point), shape)
-        readout = self._compile(self.reduction.saddle.action.readout)(**point)
-        return ChainSolution(
-            charge=charge,
-            overlaps=overlaps,
-            conjugates=duals[:, 0].copy(),
-            action=float(np.sum(bulk) + readout),
-            stable=stable_,
-            residual=self._residual(overlaps, duals, point),
+    @cached_property
+    def _next_conjugate(self) -> Callable[[Values], Floats]:
+        (dual,) = self.saddle.action.conjugates
+        backward = dual[layer] - self.saddle.backward[dual[layer]]
+        return self._compile(solve_uniquely([backward], [dual[layer + 1]])[dual[layer + 1]])
+
+    @cached_property
+    def _overlap(self) -> Callable[[Values], Floats]:
+        (q,) = self.saddle.action.order_parameters
+        return self._compile(self.saddle.forward[q[layer]])
+
+    @cached_property
+    def _conditions(self) -> tuple[tuple[tuple[Callable[[Values], Floats], ...], slice], ...]:
+        """Terms of each stationarity condition, and the layers at which it holds."""
+        (q,), (dual,) = self.saddle.action.order_parameters, self.saddle.action.conjugates
+        every, interior, last = slice(None), slice(None, -1), slice(-1, None)
+        conditions = ((self.saddle.interior[dual], every), (self.saddle.interior[q], interior), (self.saddle.last[q], last))
+        return tuple(
+            (tuple(self._compile(term) for term in sp.Add.make_args(sp.expand(condition))), layers)
+            for condition, layers in conditions
         )
 
-    def _residual(self, overlaps: NDArray[np.float64], duals: NDArray[np.float64], point: dict) -> float:
-        """Every stationarity condition relative to its largest term."""
-        saddle = self.reduction.saddle
-        up = {"dual_here": duals, "dual_above": np.append(duals[1:], [[np.nan]], axis=0)}
-        up |= {"q_above": np.append(overlaps[2:], np.nan)[:, None], "dual_last": duals[-1, 0]}
-        worst = 0.0
-        q, conjugate = self.reduction.order_parameter, saddle.action.conjugates[0]
-        # The conjugates' conditions hold at every layer, the order parameters' in the interior and, apart, at the last one.
-        for condition, rows in ((saddle.interior[conjugate], None), (saddle.interior[q], -1), (saddle.last[q], 1)):
-            terms = [
-                np.broadcast_to(self._compile(t)(**point, **up), duals.shape)[:rows]
-                for t in sp.Add.make_args(sp.expand(condition))
-            ]
-            total, size = np.abs(np.sum(terms, axis=0)), np.max(np.abs(terms), axis=0)
-            if total.size:
-                worst = max(worst, float(np.max(np.divide(total, size, out=np.zeros_like(total), where=size > 0))))
-        return worst
+    @cached_property
+    def _slope(self) -> Callable[[Values], Floats]:
+        return self._compile(self.saddle.last[self.saddle.action.order_parameters[0]])
+
+    @cached_property
+    def _action(self) -> tuple[Callable[[Values], Floats], Callable[[Values], Floats]]:
+        return self._compile(self.saddle.action.bulk), self._compile(self.saddle.action.readout)
+
+    def _check(self, count: int, parameters: Mapping[str, ArrayLike]) -> dict[str, Floats]:
+        """Return scalars by name and layered parameters as (depth,) arrays."""
+        scalars = {str(s) for s in self.saddle.action.parameters}
+        layered = {str(base.label) for base in self.saddle.action.layer_parameters}
+        if set(parameters) != scalars | layered:
+            raise ValueError(f"parameters: expected {sorted(scalars | layered)}, got {sorted(parameters)}")
+        values: dict[str, Floats] = {"L": np.array(float(count))}
+        for name, value in parameters.items():
+            values[name] = real_array(name, value, ndim=0 if name in scalars else 1)
+            if name in layered and values[name].size != count:
+                raise ValueError(f"{name}: expected {count} numbers (one per layer), got {values[name].size}")
+        return values
+
+    def _at(self, index: int, values: Values) -> dict[str, Floats]:
+        """The parameters as seen from layer `index` = 1..L."""
+        seen = dict(values) | {"l": np.array(float(index))}
+        for base in self.saddle.action.layer_parameters:
+            column = values[str(base.label)]
+            seen[f"{base.label}_here"], seen[f"{base.label}_last"] = column[index - 1], column[-1]
+            seen[f"{base.label}_above"] = column[index] if index < column.size else np.array(np.nan)
+        return seen
+
+    def _climb(self, x: Floats, values: Values) -> tuple[Floats, Floats]:
+        """Overlaps (depth + 1, m) and conjugates (depth, m) for m values of ln(first overlap / its lazy value)."""
+        first = self._at(1, values)
+        start = np.full(x.shape, float(self.saddle.action.order_parameters[0][0]))
+        lazy = self._overlap(first | {"q_below": start, "dual_here": np.zeros_like(x)})
+        overlaps, duals = [start, lazy * np.exp(x)], []
+        duals.append(np.broadcast_to(self._first_conjugate(first | {"q_below": start, "q_here": overlaps[1]}), x.shape))
+        for index in range(1, int(values["L"])):
+            seen = self._at(index, values) | {"q_below": overlaps[-2], "q_here": overlaps[-1], "dual_here": duals[-1]}
+            duals.append(np.broadcast_to(self._next_conjugate(seen), x.shape))
+            above = self._at(index + 1, values) | {"q_below": overlaps[-1], "dual_here": duals[-1]}
+            overlaps.append(np.broadcast_to(self._overlap(above), x.shape))
+        positive = np.all(np.array(overlaps) > 0, axis=0) if self.saddle.action.order_parameters[0].positive else True
+        return np.where(positive, overlaps, np.nan), np.array(duals)
+
+    def _force(self, x: Floats, values: Values) -> tuple[Floats, Floats]:
+        """dS/dc_L with all other conditions met, and c_L."""
+        overlaps, duals = self._climb(x, values)
+        seen = self._at(int(values["L"]), values) | {"q_last": overlaps[-1], "dual_last": duals[-1]}
+        return np.broadcast_to(self._slope(seen), x.shape), overlaps[-1]
+
+    def _solution(self, x: float, minimum: bool, values: Values) -> ChainSolution:
+        overlaps, duals = (a[:, 0] for a in self._climb(np.array([x]), values))
+        count = duals.size
+        bulk, readout = self._action
+        total, worst = 0.0, 0.0
+        for index in range(1, count + 1):
+            seen = self._at(index, values) | {"q_last": overlaps[-1], "dual_last": duals[-1]}
+            seen |= {"q_below": overlaps[index - 1], "q_here": overlaps[index], "dual_here": duals[index - 1]}
+            if index < count:
+                seen |= {"q_above": overlaps[index + 1], "dual_above": duals[index]}
+            total += float(bulk(seen))
+            for terms, layers in self._conditions:
+                if index - 1 in range(count)[layers]:
+                    sizes = np.array([float(term(seen)) for term in terms])
+                    largest = np.abs(sizes).max()
+                    worst = max(worst, abs(sizes.sum()) / largest if largest > 0 else 0.0)
+        total += float(readout(seen))
+        return ChainSolution(overlaps, duals, total, minimum, worst)
