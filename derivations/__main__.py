@@ -7,9 +7,8 @@ import difflib
 import sys
 from pathlib import Path
 
-from linkern.derivations import generated_modules
-
 import linkern.generated
+from linkern.derivations import generated_modules
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -28,9 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         stale = True
         if check:
-            sys.stdout.writelines(
-                difflib.unified_diff(committed.splitlines(True), text.splitlines(True), "committed", "derived")
-            )
+            sys.stdout.writelines(difflib.unified_diff(committed.splitlines(True), text.splitlines(True), "committed", "derived"))
         else:
             path.write_text(text, encoding="utf-8")
             print(f"written {path.name}")

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import mpmath
 import sympy as sp
+from mpmath import mp, mpf
+
 from linkern.derivations.notation import L, T, gamma0
 from linkern.derivations.routes import contour_coefficient, lazy_side_overlap, log_uniform
 from linkern.derivations.whitened import PAPER
-from mpmath import mp, mpf
-
 from linkern.symbolic import (
     Kind,
     NumPyFunction,
@@ -51,9 +51,7 @@ def rich_series():
     balance = w**L * (w - 1) / strength
     solved = sp.powsimp(sp.expand_power_base(balance.subs(p, sp.Symbol("p", positive=True)), force=True))
     q = sp.Symbol("p", positive=True)
-    yield vanishes(
-        "p = t (1-p)^{1/(L+1)} is the scalar equation", sp.powsimp(solved - (1 - q) * (t / q) ** (L + 1), force=True)
-    )
+    yield vanishes("p = t (1-p)^{1/(L+1)} is the scalar equation", sp.powsimp(solved - (1 - q) * (t / q) ** (L + 1), force=True))
     term = lagrange_general_term(rich_step, rich_outer, p, order)
     yield vanishes("Lagrange's coefficient", sp.powsimp(term - rich_coefficient, force=True))
     yield vanishes("first correction", lagrange_coefficient(rich_step, rich_outer, p, 1) - rich_first)

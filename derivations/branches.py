@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import mpmath
 import sympy as sp
+from mpmath import mpf
+
 from linkern.derivations import whitened
 from linkern.derivations.notation import L, T, a, c, gamma0, n, s
 from linkern.derivations.routes import log_uniform
-from mpmath import mpf
-
 from linkern.symbolic import Kind, NumPyFunction, claim, holds, tends_to, vanishes
 
 ORIGIN = "linkern; not in the papers"
@@ -72,40 +72,33 @@ def _(rng):
 
 
 @claim(
-    r"|F'| \le 1 + L,\qquad |F''| \le \tfrac{5}{4} L \quad \text{for any spectrum and widths}",
+    r"|F'| \le 1 + E,\qquad |F''| \le E,\qquad E = \sum_{l=1}^{L} \frac{A}{n_l + A} \le L \quad \text{for any spectrum}",
     Kind.INEQUALITY,
     ORIGIN,
 )
 def isolation_bounds():
     """With D = d ln A/dx an average of slopes d_i in (-1, 1): F' = 1 - sum_l r_l D, r_l = A/(n_l + A) in (0, 1)."""
-    charge, mode, mean_square = (
-        sp.Symbol("A", positive=True),
-        sp.Symbol("s", positive=True),
-        sp.Symbol("m", nonnegative=True),
-    )
+    charge, mode = sp.symbols("A s", positive=True)
     d = (1 - mode) / (1 + mode)
     yield holds("d < 1", sp.factor(1 - d).is_positive)
     yield holds("d > -1", sp.factor(1 + d).is_positive)
     r = charge / (n + charge)
     yield holds("0 < r", r.is_positive)
     yield holds("r < 1", sp.factor(1 - r).is_positive)
-    layer_term = sp.log(1 + charge / n)
-    yield vanishes("d ln(1 + A/n)/dx = r D", sp.diff(layer_term, charge) * charge * slope - r * slope)
+    yield vanishes("d ln(1 + A/n)/dx = r D", sp.diff(sp.log(1 + charge / n), charge) * charge * slope - r * slope)
     yield vanishes("dr/dx = r (1 - r) D", sp.diff(r, charge) * charge - r * (1 - r))
-    ratio = sp.Symbol("r", positive=True)
-    yield vanishes(
-        "1/4 - r(1-r) is a square", sp.Rational(1, 4) - ratio * (1 - ratio) - (ratio - sp.Rational(1, 2)) ** 2
-    )
-    # One mode: d' = -(1 - d^2)/2; the average adds the variance: D' = -(1 - m)/2 + m - D^2 with m = <d^2>, D^2 <= m <= 1.
+    # Each layer adds -r B to F'', B = (1 - r) D^2 + D'. One mode has d' = -(1 - d^2)/2, and the derivative of an average
+    # adds its variance: D' = -(1 - m)/2 + m - D^2 with m = <d^2>, D^2 <= m <= 1. To be shown: -1/2 <= B <= 1.
     yield vanishes("slope of one mode", sp.diff(d, mode) * mode + (1 - d**2) / 2)
-    curvature = -(1 - mean_square) / 2 + mean_square - slope**2
-    gap = sp.Symbol("v", nonnegative=True)  # the variance m - D^2
-    yield vanishes("1 - D' = 3(1 - m)/2 + D^2 >= 0", 1 - curvature - (sp.Rational(3, 2) * (1 - mean_square) + slope**2))
-    yield vanishes(
-        "D' + 1/2 = m/2 + (m - D^2) >= 0",
-        (curvature + sp.Rational(1, 2)).subs(mean_square, slope**2 + gap) - ((slope**2 + gap) / 2 + gap),
-    )
-    # Hence |F'| <= 1 + sum_l r_l |D| <= 1 + L and |F''| <= sum_l [r(1-r) D^2 + r |D'|] <= L (1/4 + 1).
+    share, rest = sp.symbols("r t", positive=True)  # r and 1 - r
+    below_one, variance = sp.symbols("w v", nonnegative=True)  # 1 - m and m - D^2
+
+    def layer_part(mean_square):
+        return (1 - share) * slope**2 - (1 - mean_square) / 2 + mean_square - slope**2
+
+    yield holds("B <= 1", sp.expand(1 - layer_part(1 - below_one)).is_nonnegative)
+    above = layer_part(slope**2 + variance) + sp.Rational(1, 2)
+    yield holds("B >= -1/2", sp.expand(above.subs(share, 1 - rest)).is_nonnegative)
 
 
 @isolation_bounds.check
@@ -158,8 +151,8 @@ def _(rng):
 
 
 @claim(
-    r"\text{whitened: at most three solutions; } F' = 0 \Leftrightarrow s^3 + [3 + (L+1)\theta] s^2 + [3 - (L-1)\theta] s + 1 = 0,"
-    r"\; s = \beta c_L,\; \theta = \gamma_0^2 \beta",
+    r"\text{whitened: at most three solutions; } F' = 0 \Leftrightarrow"
+    r" s^3 + [3 + (L+1)\theta] s^2 + [3 - (L-1)\theta] s + 1 = 0,\; s = \beta c_L,\; \theta = \gamma_0^2 \beta",
     Kind.IDENTITY,
     ORIGIN,
 )

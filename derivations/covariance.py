@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import mpmath
 import sympy as sp
+from mpmath import mpf
+
 from linkern.derivations.notation import A, T, g, k, lam
 from linkern.derivations.routes import bisect_root, log_uniform
 from linkern.derivations.whitened import PAPER
-from mpmath import mpf
-
 from linkern.symbolic import Kind, NumPyFunction, claim, vanishes
 
 ORIGIN = "linkern; not in the papers"
@@ -106,9 +106,7 @@ def matrix_saddle():
     slope = sp.diff(varied, strength).subs(strength, 0)
     yield vanishes("slope of the action along u u^T", slope - (response - current) / 2)
     solved = (1 + Phi * hat) ** -1 * Phi
-    yield vanishes(
-        "it is zero for every u at Phi^l = M^{-1} Phi", (ut * (1 + Phi * hat) ** -1 * Phi * u) - ut * solved * u
-    )
+    yield vanishes("it is zero for every u at Phi^l = M^{-1} Phi", (ut * (1 + Phi * hat) ** -1 * Phi * u) - ut * solved * u)
     yield vanishes("Phi^{-1} + hatPhi inverts that Phi^l", Phi**-1 * (1 + Phi * hat) * solved - 1)
     yield vanishes("spelled out", sp.expand(Phi**-1 * (1 + Phi * hat)) - (Phi**-1 + hat))
 
@@ -130,8 +128,7 @@ def _(rng):
 
     with mpmath.workdps(140):
         yield 1 + mpmath.diff(along, 0), mpf(1)
-    for left, right in zip(_entries(above), _entries((C**-1 + hat) ** -1), strict=True):
-        yield left, right
+    yield from zip(_entries(above), _entries((C**-1 + hat) ** -1), strict=True)
 
 
 @claim(
@@ -180,6 +177,69 @@ def _(rng):
         yield left, right
     for left, right in zip(_entries(duals[-1]), _entries(-g_value * readout_variance * v * v.T), strict=True):
         yield left, right
+
+
+@claim(
+    r"\text{dual kernels vanish on test points: }\hat\Phi^l_{*\mu} = \hat\Phi^l_{**} = 0;\text{ test blocks enter through the"
+    r" Gaussian part only}",
+    Kind.IDENTITY,
+    f"{PAPER}, eqs. 30-32",
+)
+def vanishing_test_duals():
+    """Noncommutative 2 x 2 blocks (train, test): the backward recursion keeps the support of the dual kernel."""
+    H, train, cross = sp.symbols("H Phi_tt Phi_*t", commutative=False)
+    inner = 1 + train * H  # train block of I + Phi hatPhi; the test row is (Phi_*t H, 1)
+    solved = H * inner**-1
+    # [[solved, 0], [0, 0]] (I + Phi hatPhi) = [[H, 0], [0, 0]] = hatPhi of the layer above.
+    blocks = ((solved, sp.S.Zero), (sp.S.Zero, sp.S.Zero))
+    right = ((inner, sp.S.Zero), (cross * H, sp.S.One))
+    above = ((H, sp.S.Zero), (sp.S.Zero, sp.S.Zero))
+    for i in range(2):
+        for j in range(2):
+            product = blocks[i][0] * right[0][j] + blocks[i][1] * right[1][j]
+            yield vanishes(f"block {i + 1}{j + 1} of hatPhi^l (I + Phi^l hatPhi^(l+1))", product - above[i][j])
+
+
+@vanishing_test_duals.check
+def _(rng):
+    C, *_ = _random_problem(rng, size=5)
+    above = mpmath.matrix(5, 5)
+    above[0:3, 0:3] = -mpf(rng.uniform(0.01, 0.1)) * (C[0:3, 0] * C[0:3, 0].T)
+    below = above * (mpmath.eye(5) + C * above) ** -1
+    for i in range(5):
+        for j in range(5):
+            if max(i, j) >= 3:
+                yield 1 + below[i, j], mpf(1)
+
+
+@claim(
+    r"C = I:\; \Phi^l = I + (c_l - 1) \hat y \hat y^T,\quad \text{and } \gamma_0, |y| \text{ enter through } \gamma_0 |y| \text{ only}",
+    Kind.IDENTITY,
+    f"{PAPER}, eq. 36",
+)
+def whitened_kernels():
+    """The general solution at lambda = 1: v is parallel to y, and one mode of strength |y|^2 is left."""
+    norm = sp.Symbol("y", positive=True)
+    signal = norm / (k + T)  # v = signal * unit vector
+    q_white = signal**2
+    yield vanishes("direction", (below - 1) / q_white * signal**2 - (below - 1))
+    charge = (g * norm**2 * mode_weight).subs(lam, 1)
+    yield vanishes("charge", charge - (g * norm**2) * k / (k + T) ** 2)
+
+
+@whitened_kernels.check
+def _(rng):
+    _, y, *rest = _random_problem(rng)
+    kernels, _, _, _, total = _closed_form(mpmath.eye(4), y, *rest)
+    depth, g_value, temperature, priors, widths, readout_variance = rest
+    unit = y / mpmath.norm(y)
+    # The same problem with labels of norm one and gamma0 |y|: same kernels.
+    scaled = _closed_form(
+        mpmath.eye(4), unit, depth, g_value * mpmath.norm(y) ** 2, temperature, priors, widths, readout_variance
+    )
+    last = mpmath.fprod(priors) * (mpmath.eye(4) + (total - 1) * unit * unit.T)
+    yield from zip(_entries(kernels[-1]), _entries(last), strict=True)
+    yield from zip(_entries(kernels[-1]), _entries(scaled[0][-1]), strict=True)
 
 
 @claim(
@@ -243,8 +303,7 @@ def _(rng):
     eigenvalues, basis = mpmath.eigsy(scale * C)
     projected = basis.T * y
     charge = g_value * mpmath.fsum(
-        b**2 * total * value / (total * value + temperature) ** 2
-        for b, value in zip(projected, eigenvalues, strict=True)
+        b**2 * total * value / (total * value + temperature) ** 2 for b, value in zip(projected, eigenvalues, strict=True)
     )
     yield mpmath.log(total), mpmath.fsum(mpmath.log1p(charge / share) for share in widths)
 
@@ -277,4 +336,11 @@ FUNCTIONS = (
     ),
 )
 
-CLAIMS = (matrix_saddle, general_covariance, mean_predictor, spectral_equation)
+CLAIMS = (
+    matrix_saddle,
+    general_covariance,
+    vanishing_test_duals,
+    whitened_kernels,
+    mean_predictor,
+    spectral_equation,
+)

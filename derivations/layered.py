@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import mpmath
 import sympy as sp
+from mpmath import mpf
+
 from linkern.derivations import whitened
 from linkern.derivations.notation import A, L, T, a, c, c_hat, gamma0, l, n, prior, prior_readout, width
 from linkern.derivations.routes import log_uniform, solve_chain
-from mpmath import mpf
-
 from linkern.symbolic import (
     Action,
     Kind,
@@ -130,9 +130,7 @@ def layered_action():
     """The bulk term of one layer on the chain."""
     stated = (A - width[l] * sp.log(1 + A / width[l])) / 2
     difference = sp.expand_log(sp.expand(reduction.layer_action - stated), force=True)
-    yield vanishes(
-        "one layer", sp.expand(difference.subs(sp.log(1 + A / width[l]), sp.log(A + width[l]) - sp.log(width[l])))
-    )
+    yield vanishes("one layer", sp.expand(difference.subs(sp.log(1 + A / width[l]), sp.log(A + width[l]) - sp.log(width[l]))))
     readout = gamma0**2 / (2 * (prior_readout * width[L] * c[L] + T))
     yield vanishes("readout", action.readout - readout)
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import mpmath
 import sympy as sp
-from linkern.derivations.notation import L, g, l
-from linkern.derivations.routes import bisect_root, log_uniform
 from mpmath import mp, mpf
 
+from linkern.derivations.notation import L, g, l
+from linkern.derivations.routes import bisect_root, log_uniform
 from linkern.symbolic import Kind, claim, vanishes
 
 ORIGIN = "linkern; not in the papers"
@@ -110,8 +110,7 @@ def _solve_outputs(rng, size=5, count=2):
         def excess(a):
             growth = (1 + a) ** depth
             total = mpmath.fsum(
-                projected[i, j] ** 2 * eigenvalues[i] / (growth * eigenvalues[i] + temperature) ** 2
-                for i in range(size)
+                projected[i, j] ** 2 * eigenvalues[i] / (growth * eigenvalues[i] + temperature) ** 2 for i in range(size)
             )
             return a - strength * growth * total
 

@@ -19,9 +19,7 @@ def log_uniform(rng: random.Random, low: float, high: float) -> mpf:
 def bisect_root(function: Callable[[mpf], mpf], low: mpf, high: mpf) -> mpf:
     """Return a root in [low, high], where the function changes sign, to working precision."""
     with mpmath.workdps(mp.dps + 10):
-        return mpmath.findroot(
-            function, (low, high), solver="anderson", tol=mpf(10) ** (-2 * mp.dps + 10), maxsteps=500
-        )
+        return mpmath.findroot(function, (low, high), solver="anderson", tol=mpf(10) ** (-2 * mp.dps + 10), maxsteps=500)
 
 
 def lazy_side_overlap(depth: int, g: mpf, T: mpf) -> mpf:
@@ -47,9 +45,7 @@ def contour_coefficient(function: Callable[[mpmath.mpc], mpmath.mpc], order: int
     return total.real / nodes / radius**order
 
 
-def solve_chain(
-    depth: int, g: mpf, T: mpf, priors: list[mpf], widths: list[mpf], readout: mpf
-) -> tuple[list[mpf], list[mpf]]:
+def solve_chain(depth: int, g: mpf, T: mpf, priors: list[mpf], widths: list[mpf], readout: mpf) -> tuple[list[mpf], list[mpf]]:
     """Solve all saddle-point equations of the layered chain at once, by shooting from the data to the readout.
 
     The unknown is the first conjugate; the equations dS/dc_hat_l = 0 and dS/dc_l = 0 are stepped upwards one at a time (no

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import mpmath
 import sympy as sp
+from mpmath import mp, mpf
+
 from linkern.derivations.notation import L, T, g, gamma0
 from linkern.derivations.routes import contour_coefficient, lazy_side_overlap, log_uniform
 from linkern.derivations.whitened import PAPER, reduction
-from mpmath import mp, mpf
-
 from linkern.symbolic import (
     Kind,
     NumPyFunction,
@@ -100,9 +100,7 @@ def radius_of_convergence():
         m = index - 1
         return ln_factorial((L + 1) * m) - ln_factorial(m) - ln_factorial(L * m) - sp.log(index)
 
-    growth = sp.expand(
-        sp.expand_log(sp.expand((ln_coefficient(z + 2) - ln_coefficient(z + 1)).subs(z, 1 / t)), force=True)
-    )
+    growth = sp.expand(sp.expand_log(sp.expand((ln_coefficient(z + 2) - ln_coefficient(z + 1)).subs(z, 1 / t)), force=True))
     target = sp.expand_log(-sp.log(radius), force=True)
     yield tends_to("ln of the coefficients' ratio tends to -ln g_*", sp.expand(sp.simplify(growth)), t, 0, target)
 

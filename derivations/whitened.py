@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import mpmath
 import sympy as sp
-from linkern.derivations.notation import L, T, a, c, c_hat, gamma0, l
-from linkern.derivations.routes import lazy_side_overlap, log_uniform, solve_chain
 from mpmath import mpf
 
+from linkern.derivations.notation import L, T, a, c, c_hat, gamma0, l
+from linkern.derivations.routes import lazy_side_overlap, log_uniform, solve_chain
 from linkern.symbolic import (
     Action,
     Kind,
