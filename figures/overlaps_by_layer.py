@@ -1,0 +1,86 @@
+"""Exponential growth of the overlap with depth: theory, and finite networks sampled from their posterior."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from linkern.bayes import solve_linear
+from linkern.data import whitened
+from linkern.networks import sample_posterior
+from linkern.plotting import points_with_errors, shades
+
+TITLE = "overlaps c_l against the layer, theory and sampled networks"
+SOURCE = "Lauditi, Bordelon, Pehlevan (2025), figure 2(a)"
+
+STRENGTHS = np.array([0.5, 1.0, 2.0, 5.0, 10.0])
+DEPTH, BETA = 16, 5.0
+SAMPLES = 8
+
+
+def _sizes(quick: bool) -> tuple[int, int, int]:
+    """Width, kept samples per chain, chains."""
+    return (128, 40, 2) if quick else (1024, 200, 2)
+
+
+def compute(quick: bool, rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
+    """Return theory and network overlaps, with the networks' standard errors and spread over time."""
+    task = whitened(SAMPLES, SAMPLES)
+    y = np.where(np.arange(SAMPLES) < SAMPLES // 2, 1.0, -1.0) / np.sqrt(SAMPLES)
+    width, kept, chains = _sizes(quick)
+    theory, mean, error, spread = [], [], [], []
+    for gamma0, child in zip(STRENGTHS, rng.spawn(STRENGTHS.size), strict=True):
+        theory.append(solve_linear(task.X, y, depth=DEPTH, gamma0=gamma0, beta=BETA).overlaps)
+        network = sample_posterior(
+            task.X,
+            y,
+            depth=DEPTH,
+            width=width,
+            gamma0=gamma0,
+            beta=BETA,
+            samples=kept,
+            chains=chains,
+            dtype=np.float32,
+            rng=child,
+        )
+        mean.append(network.overlaps.mean)
+        error.append(network.overlaps.standard_error)
+        spread.append(network.overlap_traces.std(axis=(0, 1)))
+    return {
+        "theory": np.array(theory),
+        "network": np.array(mean),
+        "error": np.array(error),
+        "spread": np.array(spread),
+        "width": np.array(width),
+    }
+
+
+def draw(arrays: dict[str, NDArray[np.float64]]) -> Figure:
+    """Overlaps on a logarithmic axis: straight lines are the exponential depth law."""
+    figure, ax = plt.subplots(figsize=(3.6, 2.9))
+    layers = np.arange(DEPTH + 1)
+    for i, color in enumerate(shades(STRENGTHS.size, plt.get_cmap("plasma"))):
+        ax.semilogy(layers, arrays["theory"][i], color=color, label=rf"$\gamma_0 = {STRENGTHS[i]:g}$")
+        low, high = (arrays["network"][i] + sign * arrays["spread"][i] for sign in (-1, 1))
+        ax.fill_between(layers[1:], low, high, color=color, alpha=0.2, linewidth=0)
+        points_with_errors(ax, layers[1:], arrays["network"][i], arrays["error"][i], color=color)
+    ax.set(xlabel=r"layer $l$", ylabel=r"overlap $c_l = \hat y^T \Phi^l \hat y$", xticks=layers[::4])
+    ax.legend(title=rf"lines: theory; points: $N = {int(arrays['width'])}$", title_fontsize=7.5)
+    return figure
+
+
+def numbers(arrays: dict[str, NDArray[np.float64]]) -> dict[str, object]:
+    """Growth per layer, and how far the networks are from the theory."""
+    theory = arrays["theory"][:, 1:]
+    return {
+        "gamma0": STRENGTHS.tolist(),
+        "beta": BETA,
+        "width": int(arrays["width"]),
+        "growth_per_layer": (theory[:, 1] / theory[:, 0]).tolist(),
+        "last_overlap_theory": theory[:, -1].tolist(),
+        "last_overlap_network": arrays["network"][:, -1].tolist(),
+        "last_overlap_standard_error": arrays["error"][:, -1].tolist(),
+        "largest_relative_deviation": np.abs(arrays["network"] / theory - 1).max(axis=1).tolist(),
+    }

@@ -1,0 +1,90 @@
+"""The command line: what it prints, what it writes, and how it fails."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+import linkern.derivations
+from linkern.cli import main
+from linkern.solution import load_npz
+from linkern.symbolic import Kind, claim, vanishes
+
+
+def test_verify_prints_the_table_and_writes_tex(tmp_path, capsys):
+    assert main(["verify", "whitened", "--tex", str(tmp_path / "out" / "claims.tex")]) == 0
+    printed = capsys.readouterr().out
+    assert "exponential_depth_law" in printed
+    assert "0 FAILED" in printed
+    assert r"\section{whitened}" in (tmp_path / "out" / "claims.tex").read_text(encoding="utf-8")
+
+
+def test_verify_exits_1_when_a_claim_fails(monkeypatch, capsys):
+    @claim("1 = 2", Kind.IDENTITY, "a test")
+    def wrong():
+        yield vanishes("difference", 1)
+
+    wrong.check(lambda rng: iter([(1, 2)]))
+    monkeypatch.setattr(linkern.derivations, "all_claims", lambda: (("tests", wrong),))
+    assert main(["verify"]) == 1
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_figures_write_pictures_and_numbers_and_use_the_cache(tmp_path, capsys):
+    arguments = ["figures", "overlap_scaling", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    assert sorted(p.name for p in tmp_path.glob("*.*")) == [f"overlap_scaling.{s}" for s in ("json", "pdf", "png")]
+    record = json.loads((tmp_path / "overlap_scaling.json").read_text(encoding="utf-8"))
+    # The fitted exponent approaches 2L/(L+1); at depth 1 it has arrived.
+    assert record["numbers"]["rich_exponent_fitted"][0] == pytest.approx(1.0, abs=2e-3)
+    cached = list((tmp_path / "cache").iterdir())
+    modified = cached[0].stat().st_mtime_ns
+    assert main(arguments) == 0
+    assert [p.stat().st_mtime_ns for p in (tmp_path / "cache").iterdir()] == [modified]
+    assert "3 files" in capsys.readouterr().out
+
+
+def test_solve_on_digits(capsys):
+    pytest.importorskip("sklearn")
+    assert main(["solve", "--samples", "40", "--depth", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "test error" in printed
+    assert "residual" in printed
+
+
+def test_solve_on_a_file_saves_a_readable_solution(tmp_path):
+    rng = np.random.default_rng(3)
+    np.savez(tmp_path / "data.npz", X=rng.standard_normal((12, 5)), y=rng.standard_normal(12))
+    saved = tmp_path / "solution.npz"
+    assert main(["solve", "--data", str(tmp_path / "data.npz"), "--save", str(saved)]) == 0
+    arrays, record = load_npz(saved)
+    assert record["depth"] == 3
+    assert arrays["overlaps"].shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["verify", "no_such_claim"], "names: expected chapters or claims"),
+        (["figures", "no_such_figure"], "names: expected figures among"),
+        (["solve", "--data", "missing.npz"], "missing.npz"),
+        (["solve", "--samples", "20", "--depth", "0"], "depth: expected an integer >= 1"),
+        (["solve", "--samples", "20", "--beta", "-1"], "beta: expected"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_the_numeric_half_needs_neither_sympy_nor_matplotlib():
+    import subprocess
+
+    code = (
+        "import sys, linkern, linkern.bayes, linkern.networks, linkern.lazy, linkern.data, linkern.conventions, linkern.cli\n"
+        "assert not {'sympy', 'matplotlib', 'sklearn'} & set(sys.modules), sorted(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
