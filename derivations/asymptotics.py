@@ -18,6 +18,7 @@ from linkern.symbolic import (
     Kind,
     NumPyFunction,
     claim,
+    equal,
     implicit_series,
     lagrange_coefficient,
     lagrange_general_term,
@@ -53,8 +54,8 @@ def rich_series():
     q = sp.Symbol("p", positive=True)
     yield vanishes("p = t (1-p)^{1/(L+1)} is the scalar equation", sp.powsimp(solved - (1 - q) * (t / q) ** (L + 1), force=True))
     term = lagrange_general_term(rich_step, rich_outer, p, order)
-    yield vanishes("Lagrange's coefficient", sp.powsimp(term - rich_coefficient, force=True))
-    yield vanishes("first correction", lagrange_coefficient(rich_step, rich_outer, p, 1) - rich_first)
+    yield equal("Lagrange's coefficient", term, rich_coefficient)
+    yield equal("first correction", lagrange_coefficient(rich_step, rich_outer, p, 1), rich_first)
 
 
 @rich_series.check
@@ -81,11 +82,11 @@ def rich_temperature():
     # c = t^{-L} x^L: x^L (x - t) (1 + tau x^{-L})^2 = 1.
     equation = sp.log(x) * L + sp.log(x - t) + 2 * sp.log(1 + tau * x ** (-L))
     original = x**L * (x - t) * (1 + tau * x ** (-L)) ** 2
-    yield vanishes("logarithm of the balance", sp.expand_log(sp.log(original), force=True) - equation)
+    yield equal("logarithm of the balance", sp.expand_log(sp.log(original), force=True), equation)
     in_t = implicit_series(equation.subs(tau, 0), x, sp.S.One, t, 1)
     in_tau = implicit_series(equation.subs(t, 0), x, sp.S.One, tau, 1)
-    yield vanishes("coefficient of t in x^L", L * in_t[1] - rich_first)
-    yield vanishes("coefficient of tau in x^L", L * in_tau[1] - rich_thermal)
+    yield equal("coefficient of t in x^L", L * in_t[1], rich_first)
+    yield equal("coefficient of tau in x^L", L * in_tau[1], rich_thermal)
 
 
 @rich_temperature.check
@@ -118,8 +119,8 @@ def deep_limit():
     x = sp.Symbol("c", positive=True)
     equation = sp.log(x) - sp.log(1 + inverse_depth * W * sp.exp(W) / x) / inverse_depth
     coefficients = implicit_series(equation, x, sp.exp(W), inverse_depth, 1)
-    yield vanishes("limit: c ln c = Lambda", sp.exp(W) * sp.log(sp.exp(W)) - W * sp.exp(W))
-    yield vanishes("1/L correction", coefficients[1] - sp.exp(W) * deep_first)
+    yield equal("limit: c ln c = Lambda", sp.exp(W) * sp.log(sp.exp(W)), W * sp.exp(W))
+    yield equal("1/L correction", coefficients[1], sp.exp(W) * deep_first)
 
 
 @deep_limit.check
@@ -153,7 +154,7 @@ def deep_and_rich():
     """Limits in W -> infinity, where ln Lambda = W + ln W; ln ln Lambda ~ ln W is part of the statement proved."""
     ratio = (W + sp.log(W)) / W  # e^W ln(Lambda) / Lambda
     correction = sp.log(W + sp.log(W)) / (W + sp.log(W))
-    yield vanishes("ln Lambda = W + ln W", sp.expand_log(sp.log(W * sp.exp(W)), force=True) - W - sp.log(W))
+    yield equal("ln Lambda = W + ln W", sp.expand_log(sp.log(W * sp.exp(W)), force=True) - W, sp.log(W))
     yield tends_to("leading behaviour", ratio, W, sp.oo, 1)
     yield tends_to("correction", (ratio - 1) / correction, W, sp.oo, 1)
 

@@ -13,7 +13,7 @@ from mpmath import mpf
 from linkern.derivations import whitened
 from linkern.derivations.notation import L, T, a, c, gamma0, n, s
 from linkern.derivations.routes import log_uniform
-from linkern.symbolic import Kind, NumPyFunction, claim, holds, tends_to, vanishes
+from linkern.symbolic import Kind, NumPyFunction, claim, equal, holds, tends_to, vanishes
 
 ORIGIN = "linkern; not in the papers"
 HOME = "derivations/branches.py"
@@ -48,10 +48,10 @@ def _equation(depth, strength, temperature):
 def stability():
     """The reduced force has the sign of F, because ln(1 + a) increases with a."""
     demanded = gamma0**2 * c[L] / (c[L] + T) ** 2
-    yield vanishes("force", whitened.reduction.force - (a - demanded) / 2)
+    yield equal("force", whitened.reduction.force, (a - demanded) / 2)
     # F = ln c_L - L ln(1 + demanded) = L [ln(1 + a) - ln(1 + demanded)] on the chain.
     chain = sp.log(whitened.reduction.profile(L))
-    yield vanishes("F on the chain", sp.expand_log(chain, force=True) - L * sp.log(1 + a))
+    yield equal("F on the chain", sp.expand_log(chain, force=True), L * sp.log(1 + a))
     yield holds("ln(1 + a) is increasing", sp.diff(sp.log(1 + a), a).is_positive)
 
 
@@ -85,11 +85,11 @@ def isolation_bounds():
     r = charge / (n + charge)
     yield holds("0 < r", r.is_positive)
     yield holds("r < 1", sp.factor(1 - r).is_positive)
-    yield vanishes("d ln(1 + A/n)/dx = r D", sp.diff(sp.log(1 + charge / n), charge) * charge * slope - r * slope)
-    yield vanishes("dr/dx = r (1 - r) D", sp.diff(r, charge) * charge - r * (1 - r))
+    yield equal("d ln(1 + A/n)/dx = r D", sp.diff(sp.log(1 + charge / n), charge) * charge * slope, r * slope)
+    yield equal("dr/dx = r (1 - r) D", sp.diff(r, charge) * charge, r * (1 - r))
     # Each layer adds -r B to F'', B = (1 - r) D^2 + D'. One mode has d' = -(1 - d^2)/2, and the derivative of an average
     # adds its variance: D' = -(1 - m)/2 + m - D^2 with m = <d^2>, D^2 <= m <= 1. To be shown: -1/2 <= B <= 1.
-    yield vanishes("slope of one mode", sp.diff(d, mode) * mode + (1 - d**2) / 2)
+    yield equal("slope of one mode", sp.diff(d, mode) * mode, -(1 - d**2) / 2)
     share, rest = sp.symbols("r t", positive=True)  # r and 1 - r
     below_one, variance = sp.symbols("w v", nonnegative=True)  # 1 - m and m - D^2
 
@@ -135,7 +135,7 @@ def unique_for_one_layer():
     overlap = sp.Symbol("c", positive=True)
     derivative = 1 - a / (1 + a) * (T - overlap) / (T + overlap)
     stated = (T + overlap + 2 * a * overlap) / ((1 + a) * (T + overlap))
-    yield vanishes("F'", derivative - stated)
+    yield equal("F'", derivative, stated)
     yield holds("positive", stated.is_positive)
 
 
@@ -151,7 +151,7 @@ def _(rng):
 
 
 @claim(
-    r"\text{whitened: at most three solutions; } F' = 0 \Leftrightarrow"
+    r"\text{whitened: at most three solutions;}\quad F' = 0 \Leftrightarrow"
     r" s^3 + [3 + (L+1)\theta] s^2 + [3 - (L-1)\theta] s + 1 = 0,\; s = \beta c_L,\; \theta = \gamma_0^2 \beta",
     Kind.IDENTITY,
     ORIGIN,
@@ -162,11 +162,11 @@ def at_most_three():
     charge = theta * s / (1 + s) ** 2
     derivative = 1 - L * charge / (1 + charge) * (1 - s) / (1 + s)
     cubic = s**3 + (3 + (L + 1) * theta) * s**2 + (3 - (L - 1) * theta) * s + 1
-    yield vanishes("F' times its denominator", derivative * (1 + s) * ((1 + s) ** 2 + theta * s) - cubic)
+    yield equal("F' times its denominator", derivative * (1 + s) * ((1 + s) ** 2 + theta * s), cubic)
     signs = sp.Poly(cubic, s).all_coeffs()
     yield holds("the other three coefficients are positive", all(signs[i].is_positive for i in (0, 1, 3)))
     overlap = s * T
-    yield vanishes("charge in s", (gamma0**2 * overlap / (overlap + T) ** 2).subs(gamma0, sp.sqrt(theta * T)) - charge)
+    yield equal("charge in s", (gamma0**2 * overlap / (overlap + T) ** 2).subs(gamma0, sp.sqrt(theta * T)), charge)
 
 
 @at_most_three.check
@@ -191,10 +191,10 @@ def spinodals():
     derivative = 1 - L * a / (1 + a) * (1 - s) / (1 + s)
     yield vanishes("F' = 0", derivative.subs(a, spinodal_charge))
     overlap = _growth
-    yield vanishes("s = beta c_L", spinodal_beta * overlap - s)
+    yield equal("s = beta c_L", spinodal_beta * overlap, s)
     temperature = 1 / spinodal_beta
     charge = spinodal_gamma0_squared * overlap / (overlap + temperature) ** 2
-    yield vanishes("F = 0", sp.powsimp(charge - spinodal_charge, force=True))
+    yield equal("F = 0", charge, spinodal_charge)
 
 
 @spinodals.check
@@ -220,7 +220,7 @@ def critical_point():
     condition = sp.diff(sp.log(spinodal_beta), s)
     numerator = (L + 1) * s**2 - 4 * L * s + (L - 1)
     denominator = s * (1 - s) * ((L - 1) - (L + 1) * s)
-    yield vanishes("d ln beta/ds", sp.simplify(condition) - numerator / denominator)
+    yield equal("d ln beta/ds", sp.simplify(condition), numerator / denominator)
     yield vanishes(
         "d ln gamma0^2/ds vanishes at the same points",
         sp.rem(sp.numer(sp.together(sp.simplify(sp.diff(sp.log(spinodal_gamma0_squared), s)))), numerator, s),

@@ -14,7 +14,7 @@ from mpmath import mpf
 from linkern.derivations.notation import A, T, g, k, lam
 from linkern.derivations.routes import bisect_root, log_uniform
 from linkern.derivations.whitened import PAPER
-from linkern.symbolic import Kind, NumPyFunction, claim, vanishes
+from linkern.symbolic import Kind, NumPyFunction, claim, equal
 
 ORIGIN = "linkern; not in the papers"
 
@@ -104,11 +104,11 @@ def matrix_saddle():
     # and Tr Phi^l hatPhi grows by eps t, t = u^T Phi^l u.
     varied = -strength * current / 2 + sp.log(1 + strength * response) / 2
     slope = sp.diff(varied, strength).subs(strength, 0)
-    yield vanishes("slope of the action along u u^T", slope - (response - current) / 2)
+    yield equal("slope of the action along u u^T", slope, (response - current) / 2)
     solved = (1 + Phi * hat) ** -1 * Phi
-    yield vanishes("it is zero for every u at Phi^l = M^{-1} Phi", (ut * (1 + Phi * hat) ** -1 * Phi * u) - ut * solved * u)
-    yield vanishes("Phi^{-1} + hatPhi inverts that Phi^l", Phi**-1 * (1 + Phi * hat) * solved - 1)
-    yield vanishes("spelled out", sp.expand(Phi**-1 * (1 + Phi * hat)) - (Phi**-1 + hat))
+    yield equal("it is zero for every u at Phi^l = M^{-1} Phi", ut * (1 + Phi * hat) ** -1 * Phi * u, ut * solved * u)
+    yield equal("Phi^{-1} + hatPhi inverts that Phi^l", Phi**-1 * (1 + Phi * hat) * solved, 1)
+    yield equal("spelled out", sp.expand(Phi**-1 * (1 + Phi * hat)), Phi**-1 + hat)
 
 
 @matrix_saddle.check
@@ -143,18 +143,18 @@ def general_covariance():
     here, under = kernel(lazy * variance, grown), kernel(lazy, below)
     dual_here = dual(lazy * variance, grown, share)
     # Phi^l = (I + g_l Phi^{l-1} hatPhi^l)^{-1} g_l Phi^{l-1}; Phi^{l-1} hatPhi^l = (Phi^{l-1} C^{-1}) (C hatPhi^l).
-    yield vanishes("forward recursion", modulo((1 + variance * under * dual_here) * here - variance * under))
+    yield equal("forward recursion", modulo((1 + variance * under * dual_here) * here), modulo(variance * under))
     # n_l hatPhi^l (I + g_{l+1} Phi^l hatPhi^{l+1}) = n_{l+1} g_{l+1} hatPhi^{l+1}.
     above_variance = sp.Symbol("g_above", positive=True)
     dual_above = dual(lazy * variance * above_variance, grown * (1 + A / share_above), share_above)
     left = share * dual_here * (1 + above_variance * here * dual_above)
-    yield vanishes("backward recursion", modulo(left - share_above * above_variance * dual_above))
-    yield vanishes("data layer", kernel(1, 1) - 1)
+    yield equal("backward recursion", modulo(left), modulo(share_above * above_variance * dual_above))
+    yield equal("data layer", kernel(1, 1), 1)
     # Readout: hatPhi^L = -gamma0^2 g_w v v^T with A = gamma0^2 g_w n_L G_L k_L q.
     charge = g * readout * share * lazy * k * q
-    yield vanishes("readout", dual(lazy, k, share).subs(A, charge) + g * readout * X)
+    yield equal("readout", dual(lazy, k, share).subs(A, charge), -g * readout * X)
     # v = (g_w n_L Phi^L + T)^{-1} y: Phi^L v = (Phi^L C^{-1}) C v and X C v = q C v.
-    yield vanishes("Phi^L v = G_L k_L C v", kernel(lazy, k).subs(X, q) - lazy * k)
+    yield equal("Phi^L v = G_L k_L C v", kernel(lazy, k).subs(X, q), lazy * k)
 
 
 @general_covariance.check
@@ -197,7 +197,7 @@ def vanishing_test_duals():
     for i in range(2):
         for j in range(2):
             product = blocks[i][0] * right[0][j] + blocks[i][1] * right[1][j]
-            yield vanishes(f"block {i + 1}{j + 1} of hatPhi^l (I + Phi^l hatPhi^(l+1))", product - above[i][j])
+            yield equal(f"block {i + 1}{j + 1} of hatPhi^l (I + Phi^l hatPhi^(l+1))", product, above[i][j])
 
 
 @vanishing_test_duals.check
@@ -213,7 +213,8 @@ def _(rng):
 
 
 @claim(
-    r"C = I:\; \Phi^l = I + (c_l - 1) \hat y \hat y^T,\quad \text{and } \gamma_0, |y| \text{ enter through } \gamma_0 |y| \text{ only}",
+    r"C = I:\; \Phi^l = I + (c_l - 1) \hat y \hat y^T,\quad \text{and } \gamma_0, |y| \text{ enter through } \gamma_0 |y|"
+    r" \text{ only}",
     Kind.IDENTITY,
     f"{PAPER}, eq. 36",
 )
@@ -222,9 +223,9 @@ def whitened_kernels():
     norm = sp.Symbol("y", positive=True)
     signal = norm / (k + T)  # v = signal * unit vector
     q_white = signal**2
-    yield vanishes("direction", (below - 1) / q_white * signal**2 - (below - 1))
+    yield equal("direction", (below - 1) / q_white * signal**2, below - 1)
     charge = (g * norm**2 * mode_weight).subs(lam, 1)
-    yield vanishes("charge", charge - (g * norm**2) * k / (k + T) ** 2)
+    yield equal("charge", charge, (g * norm**2) * k / (k + T) ** 2)
 
 
 @whitened_kernels.check
@@ -243,8 +244,8 @@ def _(rng):
 
 
 @claim(
-    r"f(x) = k\, C_x v \text{ with } v = (k C + T)^{-1} y:\text{ the mean predictor is kernel ridge regression with the"
-    r" rescaled lazy kernel } k\,C \;(C \text{ stands for } g_w n_L G_L C)",
+    r"f(x) = k\, C_x v \text{ with } v = (k C + T)^{-1} y:\quad\text{the mean predictor is kernel ridge regression with the"
+    r" rescaled lazy kernel } k\,C \quad (C \text{ stands for } g_w n_L G_L C)",
     Kind.IDENTITY,
     "linkern; Rubin et al. (2025) state the rescaling for the mean of linear networks",
 )
@@ -252,7 +253,7 @@ def mean_predictor():
     """A test point adds a row C_x to the kernels; its product with v does not see the change of direction."""
     # Row of Phi^L for a test point: C_x + (k - 1)/q C_x v v^T C. Let C_x v = r; then v^T C v = q.
     row = sp.Symbol("r", real=True)
-    yield vanishes("k(x)^T v", row + (k - 1) / q * row * q - k * row)
+    yield equal("k(x)^T v", row + (k - 1) / q * row * q, k * row)
 
 
 @mean_predictor.check
@@ -283,10 +284,10 @@ def spectral_equation():
     """One mode of gamma0^2 k v^T C v in the eigenbasis, where v_i = b_i/(k lambda_i + T)."""
     b = sp.Symbol("b", real=True)
     signal = b / (k * lam + T)
-    yield vanishes("one mode of the charge", g * k * signal * lam * signal - g * b**2 * mode_weight)
-    yield vanishes("one mode of y^T v", b * signal - b**2 * mode_energy)
+    yield equal("one mode of the charge", g * k * signal * lam * signal, g * b**2 * mode_weight)
+    yield equal("one mode of y^T v", b * signal, b**2 * mode_energy)
     slope = sp.diff(sp.log(mode_weight), k) * k
-    yield vanishes("logarithmic slope of a mode", slope - mode_log_slope)
+    yield equal("logarithmic slope of a mode", slope, mode_log_slope)
 
 
 mode_weight = k * lam / (k * lam + T) ** 2

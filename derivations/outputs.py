@@ -13,7 +13,7 @@ from mpmath import mp, mpf
 
 from linkern.derivations.notation import L, g, l
 from linkern.derivations.routes import bisect_root, log_uniform
-from linkern.symbolic import Kind, claim, vanishes
+from linkern.symbolic import Kind, claim, equal, vanishes
 
 ORIGIN = "linkern; not in the papers"
 
@@ -47,7 +47,7 @@ def outputs_commute():
     matrix = sp.Symbol("M", commutative=False)
     rate = sp.Symbol("g", positive=True)
     recovered = half**-1 * (rate * half * matrix * half) * half**-1 / rate
-    yield vanishes("M = R^{-1} A R^{-1} / gamma0^2 with R a function of A", sp.expand(recovered - matrix))
+    yield equal("M = R^{-1} A R^{-1} / gamma0^2 with R a function of A", recovered, matrix)
 
 
 @claim(
@@ -64,17 +64,17 @@ def many_outputs():
     # (I + Phi^{l-1} hatPhi^l) Phi^l = Phi^{l-1}, all times C^{-1} on the right.
     factor = _product(below, dual_here)
     left = _product((1 + factor[0], factor[1]), here)
-    yield vanishes("forward recursion, identity part", left[0] - below[0])
-    yield vanishes("forward recursion", (left[1] - below[1]).subs(balance))
+    yield equal("forward recursion, identity part", left[0], below[0])
+    yield equal("forward recursion", left[1].subs(balance), below[1].subs(balance))
     # hatPhi^l (I + Phi^l hatPhi^{l+1}) = hatPhi^{l+1}, times C on the left.
     dual_above = (sp.S.Zero, -_dual(l + 1))
     factor = _product(here, dual_above)
     left = _product(dual_here, (1 + factor[0], factor[1]))
-    yield vanishes("backward recursion", (left[1] - dual_above[1]).subs(balance))
+    yield equal("backward recursion", left[1].subs(balance), dual_above[1].subs(balance))
     yield vanishes("data layer", _kernel(0))
-    yield vanishes("readout", _dual(L) - g)
+    yield equal("readout", _dual(L), g)
     # Phi^L V = C V (I + S_L M).
-    yield vanishes("Phi^L V = C V (I+A)^L", 1 + _kernel(L) * overlap - (1 + charge) ** L)
+    yield equal("Phi^L V = C V (I+A)^L", 1 + _kernel(L) * overlap, (1 + charge) ** L)
 
 
 def _solve_outputs(rng, size=5, count=2):

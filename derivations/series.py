@@ -17,6 +17,7 @@ from linkern.symbolic import (
     Kind,
     NumPyFunction,
     claim,
+    equal,
     holds,
     lagrange_coefficient,
     lagrange_general_term,
@@ -52,16 +53,16 @@ def overlap_series_all_orders():
     yield vanishes("w = 1 + g w^{-L} solves the scalar equation with c = w^L", at_root)
 
     term = lagrange_general_term(step, overlap, u, order)
-    yield vanishes("Lagrange's coefficient", term - L / order * sp.binomial(L - 1 - L * order, order - 1))
+    yield equal("Lagrange's coefficient", term, L / order * sp.binomial(L - 1 - L * order, order - 1))
 
     x, m = sp.Symbol("x", positive=True), sp.Symbol("m", integer=True, nonnegative=True)
-    yield vanishes("binomial(-x, m) at m = 0", sp.binomial(-x, 0) - (-1) ** 0 * sp.binomial(x - 1, 0))
+    yield equal("binomial(-x, m) at m = 0", sp.binomial(-x, 0), (-1) ** 0 * sp.binomial(x - 1, 0))
     # binomial(y, m+1) = binomial(y, m) (y - m)/(m + 1): the same factor on both sides of the negation.
     left = (-x - m) / (m + 1)
     negated = (-1) * sp.gammasimp((sp.binomial(x + m, m + 1) / sp.binomial(x + m - 1, m)).rewrite(sp.gamma))
-    yield vanishes("step of the induction in m", left - negated)
+    yield equal("step of the induction in m", left, negated)
     upper = -(L - 1 - L * order)
-    yield vanishes("the negated upper index is (L+1)(k-1)", upper + (order - 1) - 1 - (L + 1) * (order - 1))
+    yield equal("the negated upper index is (L+1)(k-1)", upper + (order - 1) - 1, (L + 1) * (order - 1))
 
 
 @overlap_series_all_orders.check
@@ -77,7 +78,7 @@ def _(rng):
 
 
 @claim(
-    r"\text{the series converges for } |\gamma_0^2| < g_* = \frac{L^L}{(L+1)^{L+1}}, \text{ its singularity is the branch"
+    r"\text{the series converges for } |\gamma_0^2| < g_* = \frac{L^L}{(L+1)^{L+1}},\quad \text{its singularity is the branch"
     r" point } \gamma_0^2 = -g_*,\; c_L = \left(\tfrac{L}{L+1}\right)^L",
     Kind.LIMIT,
     "linkern",
@@ -87,8 +88,8 @@ def radius_of_convergence():
     inverse = (w - 1) * w**L
     branch = L / (L + 1)
     slope = sp.factor(sp.simplify(sp.diff(inverse, w) / w ** (L - 1)))
-    yield vanishes("dg/dw has the single positive zero w = L/(L+1)", slope - ((L + 1) * w - L))
-    yield vanishes("value there", sp.expand_power_base(inverse.subs(w, branch), force=True) + radius)
+    yield equal("dg/dw has the single positive zero w = L/(L+1)", slope, (L + 1) * w - L)
+    yield equal("value there", sp.expand_power_base(inverse.subs(w, branch), force=True), -radius)
 
     # ln|coefficient_{k+1}/coefficient_k| with ln Gamma(z+1) = (z + 1/2) ln z - z + ln(2 pi)/2 + O(1/z), z -> infinity.
     z, t = sp.Symbol("z", positive=True), sp.Symbol("t", positive=True)
@@ -133,8 +134,8 @@ def lazy_series():
     """Lagrange inversion at finite temperature T = 1/beta, checked by insertion into the scalar equation."""
     coefficients = [lagrange_coefficient(step_hot, overlap, u, i) for i in range(4)]
     yield holds("c_L = 1 at gamma0 = 0", sp.Eq(coefficients[0], 1))
-    yield vanishes("first order", coefficients[1] - L / (1 + T) ** 2)
-    yield vanishes("second order", coefficients[2] - lazy_second)
+    yield equal("first order", coefficients[1], L / (1 + T) ** 2)
+    yield equal("second order", coefficients[2], lazy_second)
     trial = sum(v * g**i for i, v in enumerate(coefficients))
     remainder = sp.log(trial) - L * sp.log(1 + g * trial / (trial + T) ** 2)
     for i in range(4):

@@ -19,6 +19,7 @@ from linkern.symbolic import (
     NumPyFunction,
     SaddlePoint,
     claim,
+    equal,
     find_invariants,
     holds,
     layer_drift,
@@ -54,14 +55,14 @@ def _random_chain(rng):
 )
 def whitened_recursion():
     """Stationarity of S at a symbolic layer; the layer calculus itself is compared with plain differentiation."""
-    yield vanishes("forward", saddle.forward[c[l]] - c[l - 1] / (1 + c[l - 1] * c_hat[l]))
-    yield vanishes("backward", saddle.backward[c_hat[l]] - c_hat[l + 1] / (1 + c[l] * c_hat[l + 1]))
-    yield vanishes("readout", saddle.boundary[c_hat[L]] + gamma0**2 / (c[L] + T) ** 2)
+    yield equal("forward", saddle.forward[c[l]], c[l - 1] / (1 + c[l - 1] * c_hat[l]))
+    yield equal("backward", saddle.backward[c_hat[l]], c_hat[l + 1] / (1 + c[l] * c_hat[l + 1]))
+    yield equal("readout", saddle.boundary[c_hat[L]], -(gamma0**2) / (c[L] + T) ** 2)
     written_out = action.at_depth(3)
     for q in (c, c_hat):
         interior, last = action.stationarity(q).subs(l, 2), action.stationarity(q, last=True).subs(L, 3)
-        yield vanishes(f"dS/d{q.name}[2] of three layers written out", sp.diff(written_out, q[2]) - interior)
-        yield vanishes(f"dS/d{q.name}[3] of three layers written out", sp.diff(written_out, q[3]) - last)
+        yield equal(f"dS/d{q.name}[2] of three layers written out", sp.diff(written_out, q[2]), interior)
+        yield equal(f"dS/d{q.name}[3] of three layers written out", sp.diff(written_out, q[3]), last)
 
 
 @whitened_recursion.check
@@ -114,14 +115,14 @@ def exponential_depth_law():
     """With the conserved charge -a the recursion is geometric; induction over layers from c_0 = 1."""
     profile = reduction.profile()
     charge_at = -a / c[l]
-    yield vanishes("start of the induction", profile.subs(l, 0) - 1)
+    yield equal("start of the induction", profile.subs(l, 0), 1)
     below, here = profile.subs(l, l - 1), profile
     step = saddle.forward[c[l]].subs(c_hat[l], charge_at)
-    yield vanishes("step of the induction", step.subs({c[l]: here, c[l - 1]: below}) - here)
+    yield equal("step of the induction", step.subs({c[l]: here, c[l - 1]: below}), here)
     dual = (charge_at.subs(c[l], here), charge_at.subs(c[l], here).subs(l, l + 1))
     backward = saddle.backward[c_hat[l]].subs({c_hat[l + 1]: dual[1], c[l]: here})
-    yield vanishes("the conjugates obey their recursion", backward - dual[0])
-    yield vanishes("the charge set by the data", reduction.readout_charge - gamma0**2 * c[L] / (c[L] + T) ** 2)
+    yield equal("the conjugates obey their recursion", backward, dual[0])
+    yield equal("the charge set by the data", reduction.readout_charge, gamma0**2 * c[L] / (c[L] + T) ** 2)
 
 
 @exponential_depth_law.check
@@ -140,8 +141,8 @@ def _(rng):
 def scalar_equation():
     """The reduction's equation, term by term."""
     equation = reduction.scalar_equation
-    yield vanishes("left side", equation.lhs - c[L])
-    yield vanishes("right side", equation.rhs - (1 + gamma0**2 * c[L] / (c[L] + T) ** 2) ** L)
+    yield equal("left side", equation.lhs, c[L])
+    yield equal("right side", equation.rhs, (1 + gamma0**2 * c[L] / (c[L] + T) ** 2) ** L)
 
 
 @scalar_equation.check
@@ -157,10 +158,10 @@ def _(rng):
 )
 def reduced_action():
     """The action on the chain, and its slope: the reduced force."""
-    yield vanishes("value", reduction.action - gamma0**2 / (2 * (c[L] + T)) - L * (a - sp.log(1 + a)) / 2)
+    yield equal("value", reduction.action - gamma0**2 / (2 * (c[L] + T)), L * (a - sp.log(1 + a)) / 2)
     chain = reduction.action.subs(c[L], reduction.profile(L))
     slope = sp.diff(chain, a) / sp.diff(sp.log(reduction.profile(L)), a)
-    yield vanishes("dS/d ln c_L is the force", slope - reduction.force.subs(c[L], reduction.profile(L)))
+    yield equal("dS/d ln c_L is the force", slope, reduction.force.subs(c[L], reduction.profile(L)))
 
 
 @reduced_action.check

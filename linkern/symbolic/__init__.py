@@ -1,7 +1,7 @@
 """The symbolic half: actions of symbolic depth, their saddle points, invariants, series, claims and generated code."""
 
 from linkern.symbolic.action import Action
-from linkern.symbolic.claims import Claim, Kind, Outcome, Step, Verdict, claim, holds, tends_to, vanishes
+from linkern.symbolic.claims import Claim, Kind, Outcome, Step, Verdict, claim, equal, holds, tends_to, vanishes
 from linkern.symbolic.emit import NumPyFunction, render_module, stable
 from linkern.symbolic.invariants import find_invariants, layer_drift
 from linkern.symbolic.layers import Layered, depth, layer
@@ -32,6 +32,7 @@ __all__ = [
     "binomial_power_coefficient",
     "claim",
     "depth",
+    "equal",
     "find_invariants",
     "holds",
     "implicit_series",

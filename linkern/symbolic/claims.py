@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import mpmath
 import sympy as sp
 
-__all__ = ["Claim", "Kind", "Outcome", "Step", "Verdict", "claim", "holds", "tends_to", "vanishes"]
+__all__ = ["Claim", "Kind", "Outcome", "Step", "Verdict", "claim", "equal", "holds", "tends_to", "vanishes"]
 
 #: Working digits of the numerical checks, digits to which both sides must agree, and random draws per claim.
 CHECK_DIGITS, AGREEMENT_DIGITS, CHECK_DRAWS = 60, 45, 3
@@ -55,7 +55,7 @@ def _is_zero(expression: sp.Expr) -> bool:
         sp.cancel,
         lambda e: sp.expand(sp.powsimp(sp.expand(e), force=False)),
         sp.simplify,
-        lambda e: sp.simplify(sp.expand_log(e)),
+        lambda e: sp.simplify(sp.expand_log(sp.expand_log(e).replace(sp.log, lambda x: sp.log(sp.factor(x))))),
         lambda e: sp.gammasimp(e.rewrite(sp.gamma)),
     ):
         expression = attempt(expression)
@@ -64,10 +64,15 @@ def _is_zero(expression: sp.Expr) -> bool:
     return False
 
 
+def equal(says: str, left: sp.Expr, right: sp.Expr) -> Step:
+    """State that two expressions are identical: their difference simplifies to exactly 0 (it is never compared numerically)."""
+    left, right = sp.sympify(left), sp.sympify(right)
+    return Step(says, sp.Eq(left, right, evaluate=False), _is_zero(left - right))
+
+
 def vanishes(says: str, expression: sp.Expr) -> Step:
-    """State that `expression` is identically zero; it is simplified to exactly 0, never compared numerically."""
-    expression = sp.sympify(expression)
-    return Step(says, sp.Eq(expression, 0, evaluate=False), _is_zero(expression))
+    """State that `expression` is identically zero."""
+    return equal(says, expression, sp.S.Zero)
 
 
 def holds(says: str, statement: sp.Basic | bool) -> Step:

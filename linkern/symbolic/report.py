@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 import sympy as sp
@@ -10,6 +11,8 @@ from linkern.symbolic.claims import Outcome, Verdict
 
 __all__ = ["table_header", "table_row", "table_summary", "tex_document"]
 
+#: How the conjugates of the shipped derivations print.
+_HATS = {sp.Symbol("c_hat", real=True): r"\hat c"}
 _WIDTHS = (13, 27, 10, 23, 7, 6)
 
 
@@ -58,7 +61,9 @@ def tex_document(verified: Iterable[tuple[str, Outcome]]) -> str:
             lines.append(rf"\section{{{_escape(chapter)}}}")
             current = chapter
         lines.append(rf"\subsection*{{{_escape(claim.name.replace('_', ' '))} ({claim.kind.value}): {outcome.verdict.value}}}")
-        lines.append(rf"\begin{{dmath*}} {claim.statement} \end{{dmath*}}")
+        # One part of the statement per row.
+        rows = r" \\ ".join(part.strip() for part in re.split(r"\\q?quad", claim.statement))
+        lines.append(rf"\begin{{gather*}} {rows} \end{{gather*}}")
         lines.append(rf"\noindent Source: {_escape(claim.source)}.")
         if outcome.digits is not None:
             lines.append(rf"An independent numerical route agrees to {outcome.digits} digits.")
@@ -67,7 +72,7 @@ def tex_document(verified: Iterable[tuple[str, Outcome]]) -> str:
         if outcome.steps:
             lines.append(r"\begin{enumerate}")
             for step in outcome.steps:
-                tested = step.tested if isinstance(step.tested, str) else sp.latex(step.tested)
+                tested = step.tested if isinstance(step.tested, str) else sp.latex(step.tested, symbol_names=_HATS)
                 lines.append(rf"\item {_escape(step.says)}: {'holds' if step.valid else 'FAILS'}.")
                 lines.append(rf"\begin{{dmath*}} {tested} \end{{dmath*}}")
             lines.append(r"\end{enumerate}")
