@@ -67,4 +67,5 @@ def test_tex_document_contains_statement_steps_and_verdict():
     assert r"\section{chapter\_one}" in text
     assert "proved" in text
     assert "true: holds" in text
-    assert text.count(r"\begin{dmath*}") == text.count(r"\end{dmath*}") == 2
+    assert text.count(r"\begin{dmath*}") == text.count(r"\end{dmath*}") == 1
+    assert text.count(r"\begin{gather*}") == text.count(r"\end{gather*}") == 1
