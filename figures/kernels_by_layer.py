@@ -20,8 +20,8 @@ SHOWN = (1, 3, 5, 7, 8)
 
 
 def _sizes(quick: bool) -> tuple[tuple[int, ...], int, int]:
-    """Widths, kept samples per chain, chains."""
-    return ((64, 256), 60, 2) if quick else ((512, 1024), 300, 2)
+    """Widths, kept samples, updates of burn-in."""
+    return ((64, 512), 40, 80) if quick else ((512, 1024), 120, 100)
 
 
 def compute(quick: bool, rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
@@ -29,7 +29,7 @@ def compute(quick: bool, rng: np.random.Generator) -> dict[str, NDArray[np.float
     task = whitened(SAMPLES, SAMPLES)
     y = np.where(np.arange(SAMPLES) < SAMPLES // 2, 1.0, -1.0) / np.sqrt(SAMPLES)
     theory = solve_linear(task.X, y, depth=DEPTH, gamma0=GAMMA0, beta=BETA)
-    widths, kept, chains = _sizes(quick)
+    widths, kept, burn_in = _sizes(quick)
     networks = [
         sample_posterior(
             task.X,
@@ -39,7 +39,8 @@ def compute(quick: bool, rng: np.random.Generator) -> dict[str, NDArray[np.float
             gamma0=GAMMA0,
             beta=BETA,
             samples=kept,
-            chains=chains,
+            burn_in=burn_in,
+            chains=1,
             dtype=np.float32,
             rng=child,
         ).kernels

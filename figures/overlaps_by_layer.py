@@ -21,15 +21,15 @@ SAMPLES = 8
 
 
 def _sizes(quick: bool) -> tuple[int, int, int]:
-    """Width, kept samples per chain, chains."""
-    return (128, 40, 2) if quick else (1024, 200, 2)
+    """Width, kept samples, updates of burn-in."""
+    return (128, 80, 80) if quick else (1024, 120, 100)
 
 
 def compute(quick: bool, rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
     """Return theory and network overlaps, with the networks' standard errors and spread over time."""
     task = whitened(SAMPLES, SAMPLES)
     y = np.where(np.arange(SAMPLES) < SAMPLES // 2, 1.0, -1.0) / np.sqrt(SAMPLES)
-    width, kept, chains = _sizes(quick)
+    width, kept, burn_in = _sizes(quick)
     theory, mean, error, spread = [], [], [], []
     for gamma0, child in zip(STRENGTHS, rng.spawn(STRENGTHS.size), strict=True):
         theory.append(solve_linear(task.X, y, depth=DEPTH, gamma0=gamma0, beta=BETA).overlaps)
@@ -41,7 +41,8 @@ def compute(quick: bool, rng: np.random.Generator) -> dict[str, NDArray[np.float
             gamma0=gamma0,
             beta=BETA,
             samples=kept,
-            chains=chains,
+            burn_in=burn_in,
+            chains=1,
             dtype=np.float32,
             rng=child,
         )

@@ -16,7 +16,7 @@ def drawn(monkeypatch):
 
     def draw(name):
         module = import_module(f"linkern.figures.{name}")
-        small = {"overlaps_by_layer": (24, 20, 2), "kernels_by_layer": ((24, 48), 20, 2)}
+        small = {"overlaps_by_layer": (16, 20, 40), "kernels_by_layer": ((24, 48), 20, 40)}
         if name in small:
             monkeypatch.setattr(module, "_sizes", lambda quick: small[name])
         arrays = module.compute(True, np.random.default_rng(0))
