@@ -8,14 +8,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from linkern.bayes import solve_linear
-from linkern.data import whitened
-from linkern.networks import sample_posterior
+from linkern.figures.whitened_networks import SAMPLES, sampled_network, two_class_task
 from linkern.plotting import kernel_image
 
 TITLE = "feature kernels of a deep linear network, theory and sampled networks"
 SOURCE = "Lauditi, Bordelon, Pehlevan (2025), figure 2(c)"
 
-DEPTH, GAMMA0, BETA, SAMPLES = 8, 4.0, 5.0, 8
+DEPTH, GAMMA0, BETA = 8, 4.0, 5.0
 SHOWN = (1, 3, 5, 7, 8)
 
 
@@ -26,24 +25,11 @@ def _sizes(quick: bool) -> tuple[tuple[int, ...], int, int]:
 
 def compute(quick: bool, rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
     """Return the theory's kernels and the networks' mean kernels (layers 1..L)."""
-    task = whitened(SAMPLES, SAMPLES)
-    y = np.where(np.arange(SAMPLES) < SAMPLES // 2, 1.0, -1.0) / np.sqrt(SAMPLES)
-    theory = solve_linear(task.X, y, depth=DEPTH, gamma0=GAMMA0, beta=BETA)
+    X, y = two_class_task()
+    theory = solve_linear(X, y, depth=DEPTH, gamma0=GAMMA0, beta=BETA)
     widths, kept, burn_in = _sizes(quick)
     networks = [
-        sample_posterior(
-            task.X,
-            y,
-            depth=DEPTH,
-            width=width,
-            gamma0=GAMMA0,
-            beta=BETA,
-            samples=kept,
-            burn_in=burn_in,
-            chains=1,
-            dtype=np.float32,
-            rng=child,
-        ).kernels
+        sampled_network(depth=DEPTH, width=width, gamma0=GAMMA0, beta=BETA, samples=kept, burn_in=burn_in, rng=child).kernels
         for width, child in zip(widths, rng.spawn(len(widths)), strict=True)
     ]
     return {

@@ -8,8 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from linkern.bayes import solve_linear
-from linkern.data import whitened
-from linkern.networks import sample_posterior
+from linkern.figures.whitened_networks import sampled_network, two_class_task
 from linkern.plotting import points_with_errors, shades
 
 TITLE = "overlaps c_l against the layer, theory and sampled networks"
@@ -17,7 +16,6 @@ SOURCE = "Lauditi, Bordelon, Pehlevan (2025), figure 2(a)"
 
 STRENGTHS = np.array([0.5, 1.0, 2.0, 5.0, 10.0])
 DEPTH, BETA = 16, 5.0
-SAMPLES = 8
 
 
 def _sizes(quick: bool) -> tuple[int, int, int]:
@@ -27,25 +25,12 @@ def _sizes(quick: bool) -> tuple[int, int, int]:
 
 def compute(quick: bool, rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
     """Return theory and network overlaps, with the networks' standard errors and spread over time."""
-    task = whitened(SAMPLES, SAMPLES)
-    y = np.where(np.arange(SAMPLES) < SAMPLES // 2, 1.0, -1.0) / np.sqrt(SAMPLES)
+    X, y = two_class_task()
     width, kept, burn_in = _sizes(quick)
     theory, mean, error, spread = [], [], [], []
     for gamma0, child in zip(STRENGTHS, rng.spawn(STRENGTHS.size), strict=True):
-        theory.append(solve_linear(task.X, y, depth=DEPTH, gamma0=gamma0, beta=BETA).overlaps)
-        network = sample_posterior(
-            task.X,
-            y,
-            depth=DEPTH,
-            width=width,
-            gamma0=gamma0,
-            beta=BETA,
-            samples=kept,
-            burn_in=burn_in,
-            chains=1,
-            dtype=np.float32,
-            rng=child,
-        )
+        theory.append(solve_linear(X, y, depth=DEPTH, gamma0=gamma0, beta=BETA).overlaps)
+        network = sampled_network(depth=DEPTH, width=width, gamma0=gamma0, beta=BETA, samples=kept, burn_in=burn_in, rng=child)
         mean.append(network.overlaps.mean)
         error.append(network.overlaps.standard_error)
         spread.append(network.overlap_traces.std(axis=(0, 1)))
