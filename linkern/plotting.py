@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -32,9 +33,10 @@ def kernel_image(ax: Axes, kernel: ArrayLike, *, limit: float, classes: Sequence
     return mesh
 
 
-def points_with_errors(ax: Axes, x: ArrayLike, mean: ArrayLike, error: ArrayLike, **style: object) -> ErrorbarContainer:
+def points_with_errors(ax: Axes, x: ArrayLike, mean: ArrayLike, error: ArrayLike, **style: Any) -> ErrorbarContainer:
     """Draw measurements as points with error bars (one standard error unless the caller says otherwise)."""
-    return ax.errorbar(x, mean, yerr=error, **({"fmt": "o", "linewidth": 0.9, "markersize": 3} | style))
+    defaults: dict[str, Any] = {"fmt": "o", "linewidth": 0.9, "markersize": 3}
+    return ax.errorbar(x, mean, yerr=error, **(defaults | style))
 
 
 def shades(count: int, colormap: Colormap) -> NDArray[np.float64]:

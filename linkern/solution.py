@@ -66,7 +66,8 @@ def save_npz(path: str | Path, arrays: Mapping[str, NDArray[Any]], record: Mappi
     if "record" in arrays:
         raise ValueError("arrays: the name 'record' is reserved for the JSON record")
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, record=np.array(json.dumps(dict(record), sort_keys=True)), **arrays)
+    everything: dict[str, Any] = {"record": np.array(json.dumps(dict(record), sort_keys=True)), **arrays}
+    np.savez_compressed(path, **everything)
     return path
 
 
