@@ -6,17 +6,34 @@ the `FUNCTIONS` that are written to `linkern/generated/`.
 
 from __future__ import annotations
 
-from linkern.derivations import asymptotics, branches, covariance, layered, outputs, series, whitened
-
+from linkern.derivations import (
+    asymptotics,
+    branches,
+    covariance,
+    expansions,
+    layered,
+    loops,
+    outputs,
+    series,
+    whitened,
+    width,
+    width_limits,
+)
 from linkern.symbolic import Claim, NumPyFunction, render_module
 
 __all__ = ["CHAPTERS", "all_claims", "generated_functions", "generated_modules"]
 
+_DEEP_LINEAR = (whitened, layered, series, asymptotics, covariance, outputs, branches)
+_FINITE_WIDTH = (width, width_limits, expansions, loops)
+
 #: The reading order.
-CHAPTERS = (whitened, layered, series, asymptotics, covariance, outputs, branches)
+CHAPTERS = (*_DEEP_LINEAR, *_FINITE_WIDTH)
 
 #: Generated module -> (its title, the chapters whose FUNCTIONS it holds).
-_MODULES = {"deep_linear.py": ("Elementwise formulas of deep linear Bayesian networks.", CHAPTERS)}
+_MODULES = {
+    "deep_linear.py": ("Elementwise formulas of deep linear Bayesian networks.", _DEEP_LINEAR),
+    "width.py": ("Elementwise formulas of the expansions of finite width.", _FINITE_WIDTH),
+}
 
 
 def all_claims() -> tuple[tuple[str, Claim], ...]:

@@ -27,7 +27,15 @@ from linkern.solution import load_npz, save_npz
 __all__ = ["FIGURES", "make_figures"]
 
 #: Name of a figure and of its module.
-FIGURES = ("overlaps_by_layer", "overlap_scaling", "kernels_by_layer", "branches", "rescaling_digits")
+FIGURES = (
+    "overlaps_by_layer",
+    "overlap_scaling",
+    "kernels_by_layer",
+    "branches",
+    "rescaling_digits",
+    "multiscale_discrepancy",
+    "multiscale_width",
+)
 
 _STYLE = Path(__file__).with_name("linkern.mplstyle")
 

@@ -1,7 +1,31 @@
 """The posterior of wide networks whose kernels adapt: Langevin dynamics run to equilibrium, then width to infinity."""
 
-from linkern.bayes.linear import solve_linear, solve_whitened
+from linkern.bayes.linear import LinearSolution, solve_linear, solve_whitened
 from linkern.bayes.phase import phase_diagram
 from linkern.bayes.spectrum import Spectrum
+from linkern.bayes.width import (
+    WidthSolution,
+    anneal_width,
+    solve_self_consistent,
+    solve_width,
+    solve_width_grid,
+    solve_width_mean_field,
+    solve_width_nonlinear,
+    solve_width_outputs,
+)
 
-__all__ = ["Spectrum", "phase_diagram", "solve_linear", "solve_whitened"]
+__all__ = [
+    "LinearSolution",
+    "Spectrum",
+    "WidthSolution",
+    "anneal_width",
+    "phase_diagram",
+    "solve_linear",
+    "solve_self_consistent",
+    "solve_whitened",
+    "solve_width",
+    "solve_width_grid",
+    "solve_width_mean_field",
+    "solve_width_nonlinear",
+    "solve_width_outputs",
+]

@@ -4,6 +4,7 @@ from linkern.networks.diagnostics import ChainSummary as ChainSummary
 from linkern.networks.diagnostics import autocorrelation_time as autocorrelation_time
 from linkern.networks.diagnostics import split_rhat as split_rhat
 from linkern.networks.diagnostics import summarize as summarize
+from linkern.networks.gibbs import sample_linear_posterior as sample_linear_posterior
 from linkern.networks.mlp import MLP as MLP
 from linkern.networks.mlp import ForwardPass as ForwardPass
 from linkern.networks.results import Estimate as Estimate
