@@ -100,9 +100,7 @@ def kernel_matrix(name: str, value: ArrayLike, *, size: int | None = None) -> ND
     asymmetry = float(np.abs(C - C.T).max())
     scale = float(np.abs(C).max())
     if asymmetry > 1e-10 * scale:
-        raise ValueError(
-            f"{name}: expected a symmetric matrix, got max |C - C^T| = {asymmetry:.3g} (max |C| = {scale:.3g})"
-        )
+        raise ValueError(f"{name}: expected a symmetric matrix, got max |C - C^T| = {asymmetry:.3g} (max |C| = {scale:.3g})")
     return C
 
 

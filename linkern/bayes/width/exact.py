@@ -312,7 +312,5 @@ def _spectrum(X: ArrayLike | None, y: ArrayLike | None, kernel: ArrayLike | None
     else:
         spectrum = Spectrum.from_kernel(np.asarray(kernel), y)
     if spectrum.coefficients.shape[1] != 1:
-        raise ValueError(
-            f"y: expected one output, got {spectrum.coefficients.shape[1]}; use solve_width_outputs for several"
-        )
+        raise ValueError(f"y: expected one output, got {spectrum.coefficients.shape[1]}; use solve_width_outputs for several")
     return spectrum
