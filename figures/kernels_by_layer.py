@@ -20,7 +20,7 @@ SHOWN = (1, 3, 5, 7, 8)
 
 def _sizes(quick: bool) -> tuple[tuple[int, ...], int, int]:
     """Widths, kept samples, updates of burn-in."""
-    return ((64, 512), 40, 80) if quick else ((512, 1024), 120, 100)
+    return ((64, 256), 60, 80) if quick else ((512, 1024), 120, 100)
 
 
 def compute(quick: bool, rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
