@@ -35,6 +35,9 @@ FIGURES = (
     "rescaling_digits",
     "multiscale_discrepancy",
     "multiscale_width",
+    "flow_linear",
+    "flow_weight_decay",
+    "flow_nonlinear",
 )
 
 _STYLE = Path(__file__).with_name("linkern.mplstyle")

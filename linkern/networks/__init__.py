@@ -5,6 +5,7 @@ from linkern.networks.diagnostics import autocorrelation_time as autocorrelation
 from linkern.networks.diagnostics import split_rhat as split_rhat
 from linkern.networks.diagnostics import summarize as summarize
 from linkern.networks.gibbs import sample_linear_posterior as sample_linear_posterior
+from linkern.networks.gradient_flow import train_networks as train_networks
 from linkern.networks.mlp import MLP as MLP
 from linkern.networks.mlp import ForwardPass as ForwardPass
 from linkern.networks.results import Estimate as Estimate

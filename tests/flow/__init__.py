@@ -1,0 +1,1 @@
+"""Gradient flow: tests against formulas typed in again, other algorithms, and networks."""
