@@ -10,10 +10,17 @@ from linkern.derivations import (
     asymptotics,
     branches,
     covariance,
+    duals,
+    duals_smooth,
     expansions,
+    flow_conservation,
+    flow_fixed_point,
+    flow_perturbation,
     layered,
     loops,
     outputs,
+    perturbation,
+    perturbation_second,
     series,
     whitened,
     width,
@@ -25,14 +32,18 @@ __all__ = ["CHAPTERS", "all_claims", "generated_functions", "generated_modules"]
 
 _DEEP_LINEAR = (whitened, layered, series, asymptotics, covariance, outputs, branches)
 _FINITE_WIDTH = (width, width_limits, expansions, loops)
+_FLOW = (flow_perturbation, flow_fixed_point, flow_conservation)
+_NONLINEAR = (duals, duals_smooth, perturbation, perturbation_second)
 
 #: The reading order.
-CHAPTERS = (*_DEEP_LINEAR, *_FINITE_WIDTH)
+CHAPTERS = (*_DEEP_LINEAR, *_FINITE_WIDTH, *_FLOW, *_NONLINEAR)
 
 #: Generated module -> (its title, the chapters whose FUNCTIONS it holds).
 _MODULES = {
     "deep_linear.py": ("Elementwise formulas of deep linear Bayesian networks.", _DEEP_LINEAR),
     "width.py": ("Elementwise formulas of the expansions of finite width.", _FINITE_WIDTH),
+    "flow.py": ("Elementwise formulas of the training of deep linear networks.", _FLOW),
+    "duals.py": ("Gaussian averages of activations.", _NONLINEAR),
 }
 
 

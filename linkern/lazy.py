@@ -55,7 +55,8 @@ def layer_kernels(
     depth : int
         Number L >= 1 of hidden layers.
     activation : str or Activation
-        "linear", "relu", "erf", or an `Activation` that has dual functions.
+        A name from `linkern.activations.names()`, or an `Activation` that has dual functions (`from_function` makes one from
+        any callable).
     prior_variances : float or (L + 1,) array_like
         g_1, ..., g_L of the hidden layers, then g_w of the readout (which K^l does not contain).
 

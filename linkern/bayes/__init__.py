@@ -1,6 +1,7 @@
 """The posterior of wide networks whose kernels adapt: Langevin dynamics run to equilibrium, then width to infinity."""
 
 from linkern.bayes.linear import LinearSolution, solve_linear, solve_whitened
+from linkern.bayes.perturbation import PerturbativeSolution, solve_perturbation
 from linkern.bayes.phase import phase_diagram
 from linkern.bayes.spectrum import Spectrum
 from linkern.bayes.width import (
@@ -16,11 +17,13 @@ from linkern.bayes.width import (
 
 __all__ = [
     "LinearSolution",
+    "PerturbativeSolution",
     "Spectrum",
     "WidthSolution",
     "anneal_width",
     "phase_diagram",
     "solve_linear",
+    "solve_perturbation",
     "solve_self_consistent",
     "solve_whitened",
     "solve_width",
