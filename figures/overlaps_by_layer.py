@@ -1,4 +1,4 @@
-"""Exponential growth of the overlap with depth: theory, and finite networks sampled from their posterior."""
+"""Exponential growth of the overlap with depth: theory, exact finite width, and networks sampled from their posterior."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from linkern.bayes import solve_linear
+from linkern.bayes import solve_linear, solve_width_mean_field
 from linkern.figures.whitened_networks import sampled_network, two_class_task
 from linkern.plotting import points_with_errors, shades
 
@@ -24,18 +24,21 @@ def _sizes(quick: bool) -> tuple[int, int, int]:
 
 
 def compute(quick: bool, rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:
-    """Return theory and network overlaps, with the networks' standard errors and spread over time."""
+    """Return overlaps of both theories and of networks, with the networks' standard errors and spread over time."""
     X, y = two_class_task()
     width, kept, burn_in = _sizes(quick)
-    theory, mean, error, spread = [], [], [], []
+    theory, exact, mean, error, spread = [], [], [], [], []
     for gamma0, child in zip(STRENGTHS, rng.spawn(STRENGTHS.size), strict=True):
         theory.append(solve_linear(X, y, depth=DEPTH, gamma0=gamma0, beta=BETA).overlaps)
+        finite = solve_width_mean_field(X, y, depth=DEPTH, width=width, gamma0=gamma0, beta=BETA)
+        exact.append(finite.adaptation().overlaps)
         network = sampled_network(depth=DEPTH, width=width, gamma0=gamma0, beta=BETA, samples=kept, burn_in=burn_in, rng=child)
         mean.append(network.overlaps.mean)
         error.append(network.overlaps.standard_error)
         spread.append(network.overlap_traces.std(axis=(0, 1)))
     return {
         "theory": np.array(theory),
+        "exact": np.array(exact),
         "network": np.array(mean),
         "error": np.array(error),
         "spread": np.array(spread),
@@ -49,11 +52,16 @@ def draw(arrays: dict[str, NDArray[np.float64]]) -> Figure:
     layers = np.arange(DEPTH + 1)
     for i, color in enumerate(shades(STRENGTHS.size, plt.get_cmap("plasma"))):
         ax.semilogy(layers, arrays["theory"][i], color=color, label=rf"$\gamma_0 = {STRENGTHS[i]:g}$")
+        ax.semilogy(layers, arrays["exact"][i], color=color, linestyle="--", linewidth=0.8)
         low, high = (arrays["network"][i] + sign * arrays["spread"][i] for sign in (-1, 1))
         ax.fill_between(layers[1:], low, high, color=color, alpha=0.2, linewidth=0)
         points_with_errors(ax, layers[1:], arrays["network"][i], arrays["error"][i], color=color)
     ax.set(xlabel=r"layer $l$", ylabel=r"overlap $c_l = \hat y^T \Phi^l \hat y$", xticks=layers[::4])
-    ax.legend(title=rf"lines: theory; points: $N = {int(arrays['width'])}$", title_fontsize=7.5)
+    width = int(arrays["width"])
+    ax.legend(
+        title=rf"lines: $N = \infty$, dashed: exact $N = {width}$" + "\n" + rf"points: networks, $N = {width}$",
+        title_fontsize=7.5,
+    )
     return figure
 
 
@@ -69,4 +77,5 @@ def numbers(arrays: dict[str, NDArray[np.float64]]) -> dict[str, object]:
         "last_overlap_network": arrays["network"][:, -1].tolist(),
         "last_overlap_standard_error": arrays["error"][:, -1].tolist(),
         "largest_relative_deviation": np.abs(arrays["network"] / theory - 1).max(axis=1).tolist(),
+        "largest_relative_deviation_from_exact": np.abs(arrays["network"] / arrays["exact"][:, 1:] - 1).max(axis=1).tolist(),
     }
