@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,7 +20,7 @@ Array = NDArray[np.float64]
 _ORDERS = ((0, 0), (1, 1), (2, 0), (0, 2), (2, 2), (3, 1), (1, 3), (4, 0), (0, 4))
 
 
-class _ClosedForm:
+class _ClosedForm(ABC):
     method: ClassVar[str] = "closed form"
 
     def __call__(self, p: int, q: int, a: ArrayLike, b: ArrayLike, c: ArrayLike) -> Array:
@@ -36,8 +37,9 @@ class _ClosedForm:
         """Return zero: a closed form has rounding errors only."""
         return np.zeros(np.broadcast_shapes(np.shape(a), np.shape(b), np.shape(c)))
 
+    @abstractmethod
     def _average(self, p: int, q: int, a: Array, b: Array, c: Array, s: Array) -> Array:
-        raise NotImplementedError
+        """The average for p >= q at arrays of one shape, s = sqrt(ab - c^2)."""
 
 
 @dataclass(frozen=True)

@@ -96,3 +96,11 @@ class UpdatedKernel:
             cross = (self.core / unit * (W * self.spectrum.apply(W * ratio)).sum(axis=0)).sum()
             square += ((ratio * self.spectrum.eigenvalues) ** 2).sum() + 2 * cross
         return float(unit * np.sqrt(square))
+
+    def alignment(self, Y: ArrayLike) -> float:
+        """Return the kernel-target alignment Tr(Y^T Phi Y) / (|Phi|_F |Y^T Y|_F) for labels (P,) or (P, O); 0 where undefined."""
+        Y = real_array("Y", Y, ndim=(1, 2)).reshape(self.shape[0], -1)
+        # The scale of Y cancels; without it squares cannot overflow.
+        Y = Y / max(float(np.abs(Y).max()), float(np.finfo(float).tiny))
+        norm = self.frobenius_norm() * float(np.linalg.norm(Y.T @ Y))
+        return float((Y * (self @ Y)).sum()) / norm if norm > 0 else 0.0

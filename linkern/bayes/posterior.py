@@ -168,11 +168,7 @@ class LinearSolution(Solution):
 
     def alignment(self) -> Floats:
         """Return the kernel-target alignment Tr(Y^T Phi^l Y) / (|Phi^l|_F |Y^T Y|_F) of every layer l = 0..L."""
-        Y = self.spectrum.labels
-        Y = Y / max(np.abs(Y).max(), np.finfo(float).tiny)
-        size = float(np.linalg.norm(Y.T @ Y))
-        values = [(float((Y * (kernel @ Y)).sum()), kernel.frobenius_norm() * size) for kernel in self.kernels]
-        return np.array([overlap / norm if norm > 0 else 0.0 for overlap, norm in values])
+        return np.array([kernel.alignment(self.spectrum.labels) for kernel in self.kernels])
 
     def select(self, branch_index: int) -> LinearSolution:
         """Return the solution on another branch of the same problem."""

@@ -178,9 +178,7 @@ class FixedPoint(Solution):
 
     def alignment(self) -> Floats:
         """Return the kernel-target alignment y^T Phi^l y / (|Phi^l|_F |y|^2) of every layer l = 0..L; 0 where Phi^l = 0."""
-        y = self.spectrum.labels[:, 0] / max(float(np.linalg.norm(self.spectrum.labels)), float(np.finfo(float).tiny))
-        pairs = [(kernel.quadratic(y), kernel.frobenius_norm()) for kernel in self.kernels]
-        return np.array([overlap / norm if norm > 0 else 0.0 for overlap, norm in pairs])
+        return np.array([kernel.alignment(self.spectrum.labels) for kernel in self.kernels])
 
     def select(self, branch_index: int) -> FixedPoint:
         """Return the solution on another branch of the same problem."""
