@@ -154,7 +154,7 @@ def test_slopes_of_relu_with_depth(depth):
     X, y, _ = data(P=2)
     (kernel, dual, signal), zero = slopes(ReluPlane(X, y, depth, None, 2, np.ones(depth + 1)), 2.0, 2e-5)
     found = solve_perturbation(X, y, depth=depth, activation="relu", gamma0=0.1, beta=2.0, tolerance=3e-4, rng=2)
-    np.testing.assert_allclose(found.lazy_kernels, zero[0], rtol=1e-12)
+    np.testing.assert_allclose(found.lazy_kernels, zero[0], rtol=1e-11)
     np.testing.assert_allclose(found.dual_slopes, dual, atol=1e-4 * np.abs(dual).max())
     assert (np.abs(found.kernel_slopes - kernel) < 4 * found.kernel_slope_errors + 1e-4 * np.abs(kernel).max()).all()
     assert (np.abs(found.signal_slope - signal) < 4 * found.signal_slope_error + 1e-4 * np.abs(signal).max()).all()
