@@ -36,7 +36,7 @@ def _problem(rng, modes=3):
 
 
 @claim(
-    r"\min \sum_l |W_l|^2 \text{ at fixed product norm } m \text{ is } (L+1)\, m^{2/(L+1)},\text{ so training minimises }"
+    r"\min \sum_l |W_l|^2 \text{ at fixed product norm } m \text{ is } (L+1)\, m^{2/(L+1)},\quad\text{so training minimises }"
     r" J(f) = \tfrac12 |y - f|^2 + \frac{\lambda (L+1)}{2 \gamma_0^2} (\gamma_0^2 f^T C^{-1} f)^{1/(L+1)}",
     Kind.SOLUTION,
     ORIGIN,

@@ -213,7 +213,7 @@ def _integrand(time):
 
 @claim(
     r"\Delta_{1,k} = -\frac{c_L}{(L+1)^2} y_k t \sum_j y_j^2 \big\{ \phi(z,x) - \phi(2z,x) - e^{-x}[\epsilon(z) - \epsilon(2z)]"
-    r" + x e^{-x} w(z) \big\},\; x = \Lambda_k t,\, z = \Lambda_j t,\, \phi(p,q) = \tfrac{e^{-p}-e^{-q}}{q-p},\,"
+    r" + x e^{-x} w(z) \big\},\quad x = \Lambda_k t,\, z = \Lambda_j t,\quad \phi(p,q) = \tfrac{e^{-p}-e^{-q}}{q-p},\,"
     r" \epsilon(p) = \phi(0,p),\, w(z) = \tfrac{1 - 2\epsilon(z) + \epsilon(2z)}{z}",
     Kind.SERIES,
     ORIGIN,
