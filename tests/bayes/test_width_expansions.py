@@ -250,6 +250,9 @@ def test_rescaling_and_adaptation_agree_along_v_only():
     assert seen.overlaps[1] == pytest.approx(y @ dense @ y / (y @ K @ y), rel=1e-12)
     bulk = [np.trace(M) - y @ M @ y / (y @ y) for M in (dense, K)]
     assert seen.bulk_traces[1] == pytest.approx(bulk[0] / bulk[1], rel=1e-12)
+    np.testing.assert_allclose(exact.rescaled_kernels[1].dense(), seen.rescalings[1] * K, rtol=1e-12, atol=1e-14)
+    with pytest.raises(ValueError, match="y: expected labels that are not all zero"):
+        solve_width(X, 0 * y, depth=1, width=100, ridge=0.3).adaptation()
     rich = solve_width(X, y, depth=1, width=100, chi=100.0, ridge=0.003).adaptation()
     assert rich.rescalings[1] > 2
     assert rich.bulk_traces[1] == pytest.approx(1, abs=0.05)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from linkern.bayes.kernels import UpdatedKernel
 from linkern.bayes.spectrum import Spectrum
 from linkern.bayes.width.average import Average
 from linkern.bayes.width.kernels import FiniteWidthKernel, NewPoints
@@ -266,14 +267,25 @@ class WidthSolution(Solution):
         change = (modes * layer.image(modes)).sum(axis=0) / D
         return np.asarray(prior * ((vectors**2).sum(axis=1) + change))
 
+    @cached_property
+    def rescaled_kernels(self) -> tuple[UpdatedKernel, ...]:
+        """G_l <Q_{<= l}> K, l = 0..L: what `kernels` would be if the mean predictor, which sees a rescaling, told all."""
+        scales = self.prior.lazy_scales * self.average.growth
+        empty = np.zeros((self.spectrum.samples, 1))
+        return tuple(UpdatedKernel(self.spectrum, float(scale), np.zeros(1), lambda: empty) for scale in scales)
+
     def adaptation(self) -> Adaptation:
-        """Compare the adapted kernels with rescaled ones."""
+        """Compare the adapted kernels with rescaled ones (`kernels` with `rescaled_kernels`); needs labels that are not zero."""
         y = self.spectrum.labels[:, 0]
+        if not y.any():
+            raise ValueError("y: expected labels that are not all zero, there is no direction to compare kernels along")
         lazy, lazy_trace = self.kernels[0].quadratic(y), self.kernels[0].trace()
         overlaps = np.array([kernel.quadratic(y) for kernel in self.kernels]) / self.prior.lazy_scales
         traces = np.array([kernel.trace() for kernel in self.kernels]) / self.prior.lazy_scales
         square = float(y @ y)
-        bulk = (traces - overlaps / square) / (lazy_trace - lazy / square)
+        bulk_of_lazy = lazy_trace - lazy / square
+        # A kernel that lives along y alone has no bulk.
+        bulk = (traces - overlaps / square) / bulk_of_lazy if bulk_of_lazy > 0 else np.full_like(traces, np.nan)
         return Adaptation(overlaps / lazy, bulk, self.average.growth)
 
     def save(self, path: str | Path) -> Path:
