@@ -88,3 +88,15 @@ def test_the_numeric_half_needs_neither_sympy_nor_matplotlib():
         "assert not {'sympy', 'matplotlib', 'sklearn'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_checkout_works_without_installation():
+    import subprocess
+    from pathlib import Path
+
+    code = "import linkern.derivations, linkern.figures; print(linkern.derivations.__file__)"
+    # -S leaves out site-packages and with it the installed finder; the dependencies are handed over by path.
+    path = [entry for entry in sys.path if "site-packages" in entry]
+    run = f"import sys; sys.path[:0] = [{str(Path(__file__).parents[1])!r}]; sys.path += {path!r}; {code}"
+    printed = subprocess.run([sys.executable, "-S", "-c", run], check=True, capture_output=True, text=True).stdout
+    assert Path(printed.strip()) == Path(__file__).parents[1] / "derivations" / "__init__.py"
