@@ -5,30 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from table import best_time, report
 from trajectory_iteration import iterate_trajectories
 
 from linkern.bayes import Spectrum
 from linkern.flow import gradient_flow, gradient_independence, leading_perturbation, march, march_montecarlo, solve_fixed_point
 from linkern.networks.gradient_flow import train_networks
-
-
-def best_time(action: Callable[[], object], repeats: int) -> float:
-    """Shortest of several runs, in seconds."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def report(what: str, value: str, target: str = "") -> None:
-    """Print one row of the table."""
-    print(f"{what:<72} {value:>14}  {target}", flush=True)
 
 
 def task(points: int, inputs: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,28 +6,13 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 
 import numpy as np
 import scipy.linalg
 from descent_ascent import descent_ascent
+from table import best_time, report
 
 from linkern.bayes import Spectrum, solve_linear, solve_whitened
-
-
-def best_time(action: Callable[[], object], repeats: int) -> float:
-    """Shortest of several runs, in seconds."""
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        action()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def report(what: str, value: str, target: str = "") -> None:
-    """Print one row of the table."""
-    print(f"{what:<66} {value:>14}  {target}", flush=True)
 
 
 def against_eigendecomposition(P: int = 2000) -> None:

@@ -131,8 +131,8 @@ def draw(arrays: Arrays) -> Figure:
     for name, (t, log_density) in ((n, v) for n, v in arrays.items() if n.startswith("density_")):
         axes[1, 2].plot(t, np.exp(log_density), label=rf"$\gamma_0^2\beta^2 = {name.removeprefix('density_')}$")
     axes[1, 2].set_title("one point, $L = 3$, $N = 10$")
-    axes[1, 2].set(xlabel=r"$\ln Q$", ylabel="posterior density", yscale="log", ylim=(1e-4, 3), xlim=(-6, 9))
-    axes[1, 2].legend(loc="upper center", bbox_to_anchor=(0.62, 1.0))
+    axes[1, 2].set(xlabel=r"$\ln Q$", ylabel="posterior density", yscale="log", ylim=(1e-4, 3), xlim=(-5, 18))
+    axes[1, 2].legend(loc="upper right")
     return figure
 
 
