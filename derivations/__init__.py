@@ -15,7 +15,11 @@ from linkern.derivations import (
     expansions,
     flow_conservation,
     flow_fixed_point,
+    flow_outputs,
     flow_perturbation,
+    flow_second_order,
+    flow_two_layer,
+    flow_two_layer_history,
     layered,
     loops,
     outputs,
@@ -32,7 +36,15 @@ __all__ = ["CHAPTERS", "all_claims", "generated_functions", "generated_modules"]
 
 _DEEP_LINEAR = (whitened, layered, series, asymptotics, covariance, outputs, branches)
 _FINITE_WIDTH = (width, width_limits, expansions, loops)
-_FLOW = (flow_perturbation, flow_fixed_point, flow_conservation)
+_FLOW = (
+    flow_perturbation,
+    flow_fixed_point,
+    flow_conservation,
+    flow_second_order,
+    flow_outputs,
+    flow_two_layer,
+    flow_two_layer_history,
+)
 _NONLINEAR = (duals, duals_smooth, perturbation, perturbation_second)
 
 #: The reading order.

@@ -38,6 +38,10 @@ FIGURES = (
     "flow_linear",
     "flow_weight_decay",
     "flow_nonlinear",
+    "flow_predictors",
+    "flow_loss_decay",
+    "flow_two_layer_phases",
+    "flow_laplace",
 )
 
 _STYLE = Path(__file__).with_name("linkern.mplstyle")

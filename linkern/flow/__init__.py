@@ -8,6 +8,9 @@ from linkern.flow.linear import solve_fixed_point
 from linkern.flow.montecarlo import march_montecarlo
 from linkern.flow.outputs import solve_fixed_point_outputs
 from linkern.flow.perturbation import leading_perturbation
+from linkern.flow.relaxation import relax
+from linkern.flow.second_order import second_perturbation
+from linkern.flow.two_layer import solve_two_layer_whitened
 
 __all__ = [
     "collapse_lines",
@@ -16,7 +19,10 @@ __all__ = [
     "leading_perturbation",
     "march",
     "march_montecarlo",
+    "relax",
+    "second_perturbation",
     "solve_fixed_point",
     "solve_fixed_point_outputs",
+    "solve_two_layer_whitened",
     "static_ntk",
 ]

@@ -2,7 +2,8 @@
 
 With Delta_0 = exp(-(L+1) C t) y, v = int Delta_0, V = int Delta_0 v^T and q(t, s) = v(t)^T C v(s), kernels move by multiples
 of C (V + V^T) C, C v v^T C and q. In the eigenbasis everything is elementary functions of x_k = (L+1) lam_k t; they are
-arranged so that neither small nor large arguments lose digits or overflow.
+arranged so that neither small nor large arguments lose digits or overflow. With O outputs Delta_0 and v are P x O, products
+v v^T sum over outputs, and q is an O x O matrix: y_k y_j^2 becomes (y_k . y_j) y_j in the error's correction.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ class PerturbativeTrajectory(Trajectory):
     Attributes
     ----------
     correction : float
-        gamma0^2 c_L q(t, t)/(L + 1) at the last time: the relative growth of the tangent kernel. Domain of validity:
+        gamma0^2 c_L |q(t, t)|/(L + 1) at the last time: the relative growth of the tangent kernel. Domain of validity:
         correction << 1; at 0.1 expect errors of about a percent, beyond 1 the expansion is meaningless.
-    leading_errors, error_slope : (T, P) arrays
+    leading_errors, error_slope : (T, P) or (T, P, O) arrays
         Delta_0 and Delta_1.
     """
 
@@ -50,24 +51,20 @@ class PerturbativeTrajectory(Trajectory):
 
     def loss_expansion(self) -> tuple[Floats, Floats]:
         """(T,) arrays: the loss 1/2 |Delta_0|^2 at gamma0 = 0 and its slope Delta_0 . Delta_1 in gamma0^2."""
-        return (self.leading_errors**2).sum(axis=1) / 2, (self.leading_errors * self.error_slope).sum(axis=1)
+        leading, slope = (errors.reshape(self.times.size, -1) for errors in (self.leading_errors, self.error_slope))
+        return (leading**2).sum(axis=1) / 2, (leading * slope).sum(axis=1)
 
     def gradient_kernels(self) -> Floats:
-        """G^1, .., G^{L+1} at two times: (L + 1, T, T)."""
+        """G^1, .., G^{L+1} at two times: (L + 1, T, T), or (L + 1, T, O, T, O) where y has an axis of outputs."""
         v = np.stack([self._moments(time)[0] for time in self.times])
-        q = (v * self.spectrum.eigenvalues) @ v.T
-        diagonal = np.diag(q)
-        return np.stack(
-            [
-                1
-                + self.gamma0**2
-                * (
-                    formulas.gradient_memory(float(l), float(self.depth)) * (diagonal[:, None] + diagonal)
-                    + formulas.gradient_drive(float(l), float(self.depth)) * q
-                )
-                for l in range(1, self.depth + 2)
-            ]
-        )
+        q = np.einsum("tkc,k,skd->tcsd", v, self.spectrum.eigenvalues, v)
+        own = np.einsum("tctd->tcd", q)
+        memory = own[:, :, None, :] + own.transpose(1, 0, 2)[None]
+        unit, strength, depth = np.eye(v.shape[2])[None, :, None, :], self.gamma0**2, float(self.depth)
+        layers = np.arange(1.0, depth + 2)[:, None, None, None, None]
+        change = formulas.gradient_memory(layers, depth) * memory + formulas.gradient_drive(layers, depth) * q
+        G = unit + strength * change
+        return G if len(self.spectrum.label_shape) == 2 else G[:, :, 0, :, 0]
 
     def feature_kernels(
         self, t: int = -1, s: int | None = None, *, X_new: ArrayLike | None = None, kernel_new: ArrayLike | None = None
@@ -84,7 +81,7 @@ class PerturbativeTrajectory(Trajectory):
         (v, V), (w, W) = self._moments(self.times[t]), self._moments(self.times[s])
         # V enters between two factors C, of which one is the rows' own.
         memory = (rows @ (V + W.T)) @ train.T
-        drive = np.outer(rows @ v, train @ w)
+        drive = (rows @ v) @ (train @ w).T
         layers = np.arange(self.depth + 1.0)[:, None, None]
         strength = self.gamma0**2
         change = formulas.feature_memory(layers, float(self.depth)) * memory + formulas.feature_drive(layers) * drive
@@ -93,19 +90,23 @@ class PerturbativeTrajectory(Trajectory):
     def tangent_kernel(
         self, t: int = -1, s: int | None = None, *, X_new: ArrayLike | None = None, kernel_new: ArrayLike | None = None
     ) -> Floats:
-        """K = sum_l G^{l+1} Phi^l to order gamma0^2 (products of two corrections dropped)."""
+        """K = sum_l G^{l+1} Phi^l to order gamma0^2 (products of corrections dropped); with an axis of outputs (m, O, P, O)."""
         t = self._index("t", t)
         s = t if s is None else self._index("s", s)
         Phi = self.feature_kernels(t, s, X_new=X_new, kernel_new=kernel_new)
-        excess = self.gradient_kernels()[:, t, s] - 1
-        return np.asarray(Phi.sum(axis=0) + excess.sum() * Phi[0])
+        G = self.gradient_kernels()
+        if G.ndim == 3:
+            return np.asarray(Phi.sum(axis=0) + (G[:, t, s] - 1).sum() * Phi[0])
+        unit = np.eye(G.shape[2])
+        excess = (G[:, t, :, s] - unit).sum(axis=0)
+        return np.einsum("mp,ij->mipj", Phi.sum(axis=0), unit) + np.einsum("mp,ij->mipj", Phi[0], excess)
 
     def _moments(self, time: float) -> tuple[Floats, Floats]:
-        """v (r,) and V (r, r) in the eigenbasis."""
-        b, rate = self.spectrum.coefficients[:, 0], (self.depth + 1) * self.spectrum.eigenvalues
+        """v (r, O) and V (r, r) in the eigenbasis."""
+        B, rate = self.spectrum.coefficients, (self.depth + 1) * self.spectrum.eigenvalues
         x = np.maximum(rate * time, TINY)
-        v = b * time * formulas.relaxed_mean(x)
-        V = np.outer(b, b) * time**2 * _lagging_mean(x[:, None], x[None, :])
+        v = B * (time * formulas.relaxed_mean(x))[:, None]
+        V = (B @ B.T) * time**2 * _lagging_mean(x[:, None], x[None, :])
         return v, V
 
 
@@ -124,7 +125,7 @@ def leading_perturbation(
     Parameters
     ----------
     X, y, kernel, spectrum, depth, gamma0
-        As for `linkern.flow.march`, with one output.
+        As for `linkern.flow.march`.
     times : (T,) array
         Times >= 0, ascending.
 
@@ -139,28 +140,24 @@ def leading_perturbation(
 
     Notes
     -----
-    Cost O(T r^2). Modes outside the range of C do not move; small eigenvalues need no special treatment.
+    Cost O(T r^2 O). Modes outside the range of C do not move; small eigenvalues need no special treatment.
     """
     depth = integer_at_least("depth", depth)
     gamma0 = positive("gamma0", gamma0)
     when = checked_times(times)
     spectrum = as_spectrum(X, y, kernel, spectrum)
-    if spectrum.coefficients.shape[1] != 1:
-        raise ValueError(f"y: expected one output, got {spectrum.coefficients.shape[1]}")
-    lam, b = spectrum.eigenvalues, spectrum.coefficients[:, 0]
+    lam, B = spectrum.eigenvalues, spectrum.coefficients
     rate = (depth + 1) * lam
     growth = float(formulas.tangent_growth(float(depth)))
-    slope = np.stack([-growth / (depth + 1) ** 2 * b * _error_modes(rate, b, time) for time in when])
-    leading = b * np.exp(-rate * when[:, None])
-    progress = b * when[:, None] * formulas.relaxed_mean(np.maximum(rate * when[:, None], TINY))
-    signal = gamma0 * (depth + 1) * progress - gamma0**3 * slope / lam
+    slope = np.stack([-growth / (depth + 1) ** 2 * _error_modes(rate, B, time) for time in when])
+    leading = B * np.exp(-rate * when[:, None])[:, :, None]
+    progress = B * (when[:, None] * formulas.relaxed_mean(np.maximum(rate * when[:, None], TINY)))[:, :, None]
+    signal = gamma0 * (depth + 1) * progress - gamma0**3 * slope / lam[:, None]
     v = progress[-1]
-    outside = spectrum.labels_outside.T
-    label_norm = max(float(np.linalg.norm(b)), float(np.finfo(float).tiny))
-    strength = gamma0**2 * growth * float(lam @ v**2) / (depth + 1)
-    check = -growth / (depth + 1) ** 2 * b * _duhamel(rate, b, float(when[-1]))
-    scale = label_norm * max(strength / gamma0**2, float(np.finfo(float).tiny))
-    residual = float(np.abs(check - slope[-1]).max(initial=0.0)) / scale
+    size = growth * float(np.linalg.norm((v.T * lam) @ v, 2)) / (depth + 1)
+    check = -growth / (depth + 1) ** 2 * _duhamel(rate, B, float(when[-1]))
+    scale = float(np.linalg.norm(B)) * size
+    residual = float(np.abs(check - slope[-1]).max(initial=0.0)) / scale if scale > 0 else 0.0
     return PerturbativeTrajectory(
         parameters={"depth": depth, "gamma0": gamma0, "weight_decay": 0.0},
         residual=residual,
@@ -170,28 +167,33 @@ def leading_perturbation(
         gamma0=gamma0,
         weight_decay=0.0,
         times=when,
-        signal=signal[:, None, :],
-        correction=strength,
-        leading_errors=spectrum.to_samples(leading.T).T + outside,
-        error_slope=spectrum.to_samples(slope.T).T,
+        signal=signal.swapaxes(1, 2),
+        correction=gamma0**2 * size,
+        leading_errors=_to_samples(spectrum, leading) + spectrum.labels_outside.reshape(spectrum.label_shape),
+        error_slope=_to_samples(spectrum, slope),
     )
 
 
-def _error_modes(rate: Floats, b: Floats, time: float) -> Floats:
-    """The closed form, except for modes that have hardly moved, whose terms cancel in it: there Duhamel's integral."""
-    values, slow = _correction(rate, b, time), rate * time < SLOW
+def _to_samples(spectrum: Spectrum, modes: Floats) -> Floats:
+    """(T, r, O) in the eigenbasis to (T, P) or (T, P, O)."""
+    return np.stack([spectrum.to_samples(columns).reshape(spectrum.label_shape) for columns in modes])
+
+
+def _error_modes(rate: Floats, B: Floats, time: float) -> Floats:
+    """-Delta_1 (L + 1)^2 / c_L, (r, O); the closed form cancels for modes that have hardly moved: there Duhamel's integral."""
+    values, slow = _correction(rate, B, time), rate * time < SLOW
     if slow.any():
-        values[slow] = _duhamel(rate, b, time)[slow]
+        values[slow] = _duhamel(rate, B, time)[slow]
     return values
 
 
-def _correction(rate: Floats, b: Floats, time: float) -> Floats:
-    """(r,): t sum_j b_j^2 {phi(z, x) - phi(2z, x) - e^{-x} [e(z) - e(2z)] + x e^{-x} w(z)}, x = rate_k t, z = rate_j t."""
+def _correction(rate: Floats, B: Floats, time: float) -> Floats:
+    """t sum_j (b_k . b_j) b_j {phi(z, x) - phi(2z, x) - e^{-x} [e(z) - e(2z)] + x e^{-x} w(z)}, x = rate_k t, z = rate_j t."""
     x = np.maximum(rate * time, TINY)[:, None]
     z = x.T
     e, e2 = formulas.relaxed_mean(z), formulas.relaxed_mean(2 * z)
     pair = _between(z, x) - _between(2 * z, x) - np.exp(-x) * (e - e2) + x * np.exp(-x) * formulas.settled_square(z)
-    return np.asarray(time * (pair @ b**2))
+    return np.asarray(time * ((pair * (B @ B.T)) @ B))
 
 
 def _between(p: Floats, q: Floats) -> Floats:
@@ -219,7 +221,7 @@ def _power_mean(x: Floats, n: int) -> Floats:
     return np.where(x < 1.0, series, gammainc(n + 1, far) * gamma(n + 1) / far ** (n + 1))
 
 
-def _duhamel(rate: Floats, b: Floats, time: float) -> Floats:
+def _duhamel(rate: Floats, B: Floats, time: float) -> Floats:
     """The same as `_correction` by quadrature of its positive integrand, on intervals that shrink towards both ends."""
     nodes, weights = np.polynomial.legendre.leggauss(16)
     graded = 2.0 ** -np.arange(1.0, 50.0)
@@ -229,8 +231,10 @@ def _duhamel(rate: Floats, b: Floats, time: float) -> Floats:
     measure = (half * weights).ravel() * time
     decayed = np.exp(-np.outer(u, rate))
     settled = -np.expm1(-np.outer(u, rate))
-    # sum_j b_j^2 of the two source terms, at every node.
-    driven = (settled * decayed) @ b**2
-    grown = (settled**2) @ (b**2 / rate)
-    relax = np.exp(-np.outer(time - u, rate))
-    return np.asarray(measure @ (relax * (settled * driven[:, None] + rate * decayed * grown[:, None])))
+    # sum_j b_j b_j^T of the two source terms, (nodes, O O).
+    squares = np.einsum("jc,jd->jcd", B, B).reshape(rate.size, -1)
+    driven = (settled * decayed) @ squares
+    grown = (settled**2 / rate) @ squares
+    relax = measure[:, None] * np.exp(-np.outer(time - u, rate))
+    total = (relax * settled).T @ driven + rate[:, None] * ((relax * decayed).T @ grown)
+    return np.einsum("kc,kcd->kd", B, total.reshape(rate.size, B.shape[1], -1))

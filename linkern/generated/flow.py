@@ -7,13 +7,18 @@ SymPy 1.14.0. All functions act elementwise on arrays that broadcast.
 import numpy as np
 
 __all__ = [
+    "feature_cubic",
     "feature_drive",
     "feature_memory",
+    "feature_past",
+    "feature_square",
     "gradient_drive",
     "gradient_memory",
     "relaxed_mean",
     "settled_square",
+    "tangent_first",
     "tangent_growth",
+    "tangent_second",
 ]
 
 
@@ -97,3 +102,74 @@ def settled_square(z):
         - 1/320) + 31/2520) - 1/24) + 7/60) - 1/4) + 1/3)
     )
     return np.where(is_small, taylor, direct)
+
+
+def feature_past(l, L):
+    """Weight of w^4 + v^4 in Phi^l(w, v).
+
+    p_l
+
+    Derived in derivations/flow_second_order.py.
+    """
+    x0 = L**2
+    x1 = L**3
+    x2 = l**2
+    x3 = l**3
+    return (
+        (1/8640)*l*(l + 1)*(120*L**4 + 158*L*l + 402*L*x2 - 192*L*x3 - 458*L + 20*l**4 - 360*l*x0 - 200*l*x1 +
+        317*l + 300*x0*x2 + 30*x0 + 380*x1 + 73*x2 - 188*x3 - 222)
+    )
+
+
+def feature_cubic(l, L):
+    """Weight of w^3 v + w v^3 in Phi^l(w, v).
+
+    c_l
+
+    Derived in derivations/flow_second_order.py.
+    """
+    x0 = L**2
+    x1 = L**3
+    x2 = l**2
+    x3 = l**3
+    return (
+        -1/2160*l*(l + 1)*(35*L*l - 45*L*x2 - 60*L*x3 + 10*L + 20*l**4 - 60*l*x0 - 20*l*x1 + 74*l - 30*x0 - 10*x1
+        - 74*x2 - 56*x3 + 36)
+    )
+
+
+def feature_square(l, L):
+    """Weight of w^2 v^2 in Phi^l(w, v).
+
+    s_l
+
+    Derived in derivations/flow_second_order.py.
+    """
+    x0 = L**2
+    x1 = L**3
+    x2 = l**2
+    x3 = l**3
+    return (
+        (1/1440)*l*(l + 1)*(62*L*l + 18*L*x2 - 48*L*x3 - 2*L + 20*l**4 + 60*l*x0 + 40*l*x1 + 41*l + 30*x0 + 20*x1
+        - 11*x2 - 44*x3 - 6)
+    )
+
+
+def tangent_first(L):
+    """Weight of w^2 in K/((L + 1) k).
+
+    L (L + 1) (L + 2) / 3
+
+    Derived in derivations/flow_second_order.py.
+    """
+    return (1/3)*L*(L + 1)*(L + 2)
+
+
+def tangent_second(L):
+    """Weight of w^4 in K/((L + 1) k).
+
+    L (L + 1) (L + 2) (17 L^3 + 47 L^2 + 5 L - 29) / 360
+
+    Derived in derivations/flow_second_order.py.
+    """
+    return (1/360)*L*(L + 1)*(L + 2)*(17*L**3 + 47*L**2 + 5*L - 29)

@@ -95,6 +95,23 @@ def test_final_kernel_predicts_the_trained_network():
     assert free.kernel_outputs is None
 
 
+def test_final_kernel_predicts_a_deep_network():
+    """Three-layer ReLU at rest: kinks above make z chatter too, and only averages of g = phi'(h) z make the predictor right."""
+    r = np.random.default_rng(6)
+    X, y, new = r.standard_normal((5, 10)), np.sign(r.standard_normal(5)), r.standard_normal((3, 10))
+    run = march_montecarlo(
+        X, y, X_test=new, depth=2, gamma0=2.0, steps=np.full(600, 0.03), weight_decay=0.4, activation="relu", samples=400,
+        replicas=2, tolerance=1e-2, gradient_tolerance=3e-2, settle=200, rng=0,
+    )  # fmt: skip
+    f = np.concatenate([run.outputs[-1], run.test_outputs[-1]])
+    apart = np.abs(run.kernel_outputs - f).max()
+    K = run.tangent_kernels[0]
+    naive = K @ np.linalg.solve(K[:5] + 3 * 0.4 * np.eye(5), y)
+    assert np.abs(f[:5]).min() > 0.5
+    assert apart < 4e-3
+    assert np.abs(naive - f).max() > 4 * apart
+
+
 def test_error_falls_with_samples_and_seeds_repeat():
     X, y = task(2)
     settings = {"depth": 2, "gamma0": 1.0, "steps": np.full(20, 0.05), "activation": "erf", "replicas": 8}
