@@ -1,0 +1,120 @@
+r"""The last layer on a fixed set of particles: a concave maximisation over the error signals V.
+
+    F(V) = gamma0^2 [ V . Y - T |V|^2/2 ] - ln Z(V),   Z(V) = E exp( gamma0^2 g_w |V^T phi|^2 / 2 )
+    grad F/gamma0^2 = Y - T V - g_w <rho phi s^T>,  s = V^T phi
+
+ln Z is convex, also with the expectation replaced by a weighted sum over particles: Newton's method with backtracking finds the
+only maximum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import linalg
+
+from linkern.bayes.montecarlo.averages import View, Weights, blocks, gram
+from linkern.bayes.montecarlo.law import Samples
+
+__all__ = ["Readout", "ReadoutPoint", "maximise"]
+
+Floats = NDArray[np.float64]
+
+_MAX_STEPS, _HALVINGS = 40, 12
+# Steps that leave less than this fraction of the particles effective are shortened: beyond, the average is a few particles'.
+_LEAST_EFFECTIVE = 0.25
+
+
+@dataclass(frozen=True)
+class Readout:
+    """The problem of the last layer: labels Y (P, O), T = 1/beta, gamma0^2 and g_w."""
+
+    Y: Floats
+    temperature: float
+    strength: float
+    variance: float
+
+
+@dataclass(frozen=True)
+class ReadoutPoint:
+    """Averages at one V; `decrement` is Newton's estimate of 2 (max F - F)."""
+
+    V: Floats
+    weights: Weights
+    rho: Floats
+    gradient: Floats
+    F: float
+
+
+def maximise(view: View, readout: Readout, V: Floats, tol: float) -> tuple[ReadoutPoint, float]:
+    """Maximise F from V; return the point and the remaining step relative to V (Frobenius).
+
+    Cost: per step one product S (P O)^2 and a Cholesky factorisation of size P O.
+    """
+    point = _feasible(view, readout, V)
+    relative = np.inf
+    for _ in range(_MAX_STEPS):
+        step = _newton_step(view, readout, point)
+        relative = float(np.linalg.norm(step) / max(np.linalg.norm(point.V + step), np.finfo(float).tiny))
+        if relative <= tol:
+            break
+        gain = float((point.gradient * step).sum()) * readout.strength
+        for halving in range(_HALVINGS):
+            trial = _evaluate(view, readout, point.V + 0.5**halving * step)
+            enough = min(_LEAST_EFFECTIVE, point.weights.effective)
+            rounding = 1e-6 * (1 + abs(point.F))
+            if trial.weights.effective >= enough and point.F + 1e-4 * 0.5**halving * gain - rounding <= trial.F:
+                break
+        else:
+            break
+        point = trial
+    return point, relative
+
+
+def _feasible(view: View, readout: Readout, V: Floats) -> ReadoutPoint:
+    """Start at V if the particles represent its tilt, else at the multiple of V whose tilt is most like the one they follow."""
+    point = _evaluate(view, readout, V)
+    if point.weights.effective >= _LEAST_EFFECTIVE:
+        return point
+    followed = view.followed()
+    s = _signals(view, V)
+    here = -readout.strength * readout.variance * np.einsum("so,so->s", s, s, dtype=np.float64)
+    scale = np.sqrt(max(followed @ here, 0.0) / max(here @ here, np.finfo(float).tiny))
+    return _evaluate(view, readout, scale * V)
+
+
+def _evaluate(view: View, readout: Readout, V: Floats) -> ReadoutPoint:
+    s = _signals(view, V)
+    quadratic = -readout.strength * readout.variance * np.einsum("so,so->s", s, s, dtype=np.float64)
+    weights, rho = view.weights_of(quadratic)
+    moment = gram(view.phi, weights.w * rho, s)
+    gradient = readout.Y - readout.temperature * V - readout.variance * moment
+    F = readout.strength * float((V * readout.Y).sum() - readout.temperature * (V**2).sum() / 2) - weights.log_mean
+    return ReadoutPoint(V, weights, rho, gradient, F)
+
+
+def _newton_step(view: View, readout: Readout, point: ReadoutPoint) -> Floats:
+    (P, O), w, rho = point.V.shape, point.weights.w, point.rho
+    s = _signals(view, point.V)
+    radial = 1 + 2 / view.law.rank if view.law.homogeneous else 1.0
+    mean, second = np.zeros(P * O), np.zeros((P * O, P * O))
+    for rows in blocks(len(s)):
+        features = (view.phi[rows, :, None] * s[rows, None, :]).reshape(-1, P * O)
+        weight = w[rows] * rho[rows]
+        mean += weight @ features
+        second += gram(features, weight * rho[rows] * radial, features)
+    fluctuation = second - np.outer(mean, mean)
+    hessian = readout.strength * readout.variance**2 * fluctuation
+    hessian += np.kron(readout.variance * gram(view.phi, w * rho, view.phi) + readout.temperature * np.eye(P), np.eye(O))
+    try:
+        factor = linalg.cho_factor(hessian)
+    except linalg.LinAlgError:
+        # Rounding of a singular kernel at T = 0: the step in its range is all there is.
+        return np.asarray(linalg.lstsq(hessian, point.gradient.ravel())[0].reshape(P, O))
+    return np.asarray(linalg.cho_solve(factor, point.gradient.ravel()).reshape(P, O))
+
+
+def _signals(view: View, V: Floats) -> Samples:
+    return np.asarray(view.phi @ V.astype(view.phi.dtype))

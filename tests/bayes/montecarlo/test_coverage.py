@@ -1,0 +1,69 @@
+"""Intervals of 95 % hold the truth in 95 % of independent runs, few particles or not."""
+
+import numpy as np
+import pytest
+
+from linkern.bayes import solve_linear
+from linkern.bayes.montecarlo import solve_montecarlo, solve_quadrature
+from linkern.bayes.montecarlo.predict import NewInputs, predict
+from linkern.bayes.montecarlo.sites import SaddleSample
+
+REPEATS = 300
+CASES = [("relu", 2, 1), ("tanh", 2, 1), ("linear", 4, 1), ("linear", 3, 2), ("relu", 2, 2)]
+
+
+def problem(P, depth):
+    rng = np.random.default_rng(12)
+    X, y, X_new = rng.standard_normal((P, 5)), rng.standard_normal(P), rng.standard_normal((3, 5))
+    return X, y, X_new, {"depth": depth, "gamma0": 1.2, "beta": 8.0, "prior_variances": [1.2, 0.9, 1.1][-depth - 1 :]}
+
+
+def truth(X, y, X_new, activation, setting):
+    """Overlaps, kernels and predictions: the closed form of linear networks, otherwise quadrature."""
+    if activation == "linear":
+        exact = solve_linear(X, y, **setting)
+        kernels, f = np.stack([kernel.dense() for kernel in exact.kernels]), exact.predict(X_new)
+    else:
+        oracle = solve_quadrature(X, y, activation=activation, **setting)
+        kernels = oracle.kernels
+        f = predict(oracle.sample, (), NewInputs.of(X, X_new), setting["prior_variances"]).value[:, 0]
+    return summary(kernels, y, f)
+
+
+def summary(kernels, y, f):
+    upper = np.triu_indices(len(y))
+    overlaps = np.einsum("p,lpq,q->l", y, kernels[1:], y) / len(y)
+    return {"overlaps": overlaps, "kernels": kernels[(slice(1, None), *upper)].ravel(), "predictions": f}
+
+
+def coverage(activation, P, depth, repeats=REPEATS, seed=0):
+    """Per kind of quantity: how often intervals hold the truth, and the mean of (estimate - truth)/standard error."""
+    X, y, X_new, setting = problem(P, depth)
+    exact = truth(X, y, X_new, activation, setting)
+    new, g = NewInputs.of(X, X_new), setting["prior_variances"]
+    inside = {name: [] for name in exact}
+    scores = {name: [] for name in exact}
+    for child in np.random.default_rng(seed).spawn(repeats):
+        found = solve_montecarlo(X, y, activation=activation, particles=512, max_samples=4096, tol=0.2, rng=child, **setting)
+
+        def everything(s: SaddleSample):
+            f = predict(s, (), new, g).value[:, 0]
+            return np.concatenate(list(summary(s.kernels, y, f).values()))
+
+        estimate = found.estimate(everything)
+        lower, upper = estimate.interval(0.95)
+        start = 0
+        for name, values in exact.items():
+            part = slice(start, start + len(values))
+            inside[name].append((lower[part] <= values) & (values <= upper[part]))
+            scores[name].append((estimate.value[part] - values) / estimate.standard_error[part])
+            start = part.stop
+    return {name: (float(np.mean(inside[name])), np.mean(scores[name], axis=0)) for name in exact}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("activation", "P", "depth"), CASES)
+def test_intervals_cover(activation, P, depth):
+    """95 %, of which 300 runs leave a standard deviation of 1.3 %."""
+    for name, (share, _) in coverage(activation, P, depth).items():
+        assert 0.92 < share < 0.98, f"{name}: {share:.1%}"
