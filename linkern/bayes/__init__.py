@@ -1,6 +1,13 @@
 """The posterior of wide networks whose kernels adapt: Langevin dynamics run to equilibrium, then width to infinity."""
 
 from linkern.bayes.linear import LinearSolution, solve_linear, solve_whitened
+from linkern.bayes.montecarlo import (
+    MonteCarloSolution,
+    QuadratureSolution,
+    compare_predictors,
+    solve_montecarlo,
+    solve_quadrature,
+)
 from linkern.bayes.perturbation import PerturbativeSolution, solve_perturbation
 from linkern.bayes.phase import phase_diagram
 from linkern.bayes.spectrum import Spectrum
@@ -17,13 +24,18 @@ from linkern.bayes.width import (
 
 __all__ = [
     "LinearSolution",
+    "MonteCarloSolution",
     "PerturbativeSolution",
+    "QuadratureSolution",
     "Spectrum",
     "WidthSolution",
     "anneal_width",
+    "compare_predictors",
     "phase_diagram",
     "solve_linear",
+    "solve_montecarlo",
     "solve_perturbation",
+    "solve_quadrature",
     "solve_self_consistent",
     "solve_whitened",
     "solve_width",

@@ -155,7 +155,7 @@ def march_montecarlo(
     tolerances for samples = 500 to 2000, within 0.2 % for L = 2 and 0.5 % for L = 3, whereas networks of width N themselves are
     off by 4/N and 7/N of f. gradient_tolerance = 0.1 slows training by 1 % for L = 2 and by 2 to 3 % for L = 3.
     """
-    C, labels = _data(X, y, kernel, X_test)
+    C, labels = data_and_labels(X, y, kernel, X_test)
     depth = integer_at_least("depth", depth)
     gamma0, decay = positive("gamma0", gamma0), nonnegative("weight_decay", weight_decay)
     sizes = real_array("steps", steps, ndim=1)
@@ -174,7 +174,7 @@ def march_montecarlo(
             f"settle: expected at most {sizes.size + 1} times, weight_decay > 0 and a homogeneous activation, got "
             f"settle = {last}, weight_decay = {decay:g}, activation {phi.name!r}"
         )
-    root, outputs = _root(C), labels.size // len(labels)
+    root, outputs = kernel_root(C), labels.size // len(labels)
     number = integer_at_least("samples", samples, 4 * (root.shape[1] + outputs))
     when = [_time_index(value, sizes.size) for value in kernels_at]
     runs = []
@@ -242,15 +242,15 @@ def _collect(
     # Rows over (point, output) get the axes that the labels have.
     P, n, trained, everything = len(labels), labels.size, labels.shape, (-1, *labels.shape[1:])
     K_shape = (len(when), len(runs[0].particles.root), *labels.shape[1:], *trained)
-    f, f_error = _mean(np.stack([run.outputs.reshape(times.size, *everything) for run in runs]))
-    losses, losses_error = _mean(np.stack([((run.outputs[:, :n] - labels.ravel()) ** 2).sum(axis=1) / 2 for run in runs]))
-    Phi, Phi_error = _mean(np.stack([np.stack(run.features)[:, :, :P, :P] for run in runs]))
-    G, G_error = _mean(
+    f, f_error = over_replicas(np.stack([run.outputs.reshape(times.size, *everything) for run in runs]))
+    losses, losses_error = over_replicas(np.stack([((run.outputs[:, :n] - labels.ravel()) ** 2).sum(axis=1) / 2 for run in runs]))
+    Phi, Phi_error = over_replicas(np.stack([np.stack(run.features)[:, :, :P, :P] for run in runs]))
+    G, G_error = over_replicas(
         np.stack([np.stack(run.gradients)[:, :, :n, :n].reshape(len(when), -1, *trained, *trained) for run in runs])
     )
-    K, K_error = _mean(np.stack([np.stack(run.tangents)[:, :, :n].reshape(K_shape) for run in runs]))
+    K, K_error = over_replicas(np.stack([np.stack(run.tangents)[:, :, :n].reshape(K_shape) for run in runs]))
     predicted = [run.predicted.reshape(everything) for run in runs if run.predicted is not None]
-    kernel_outputs, kernel_outputs_error = _mean(np.stack(predicted)) if predicted else (None, None)
+    kernel_outputs, kernel_outputs_error = over_replicas(np.stack(predicted)) if predicted else (None, None)
     needed = max((run.particles.samples_needed() or 0 for run in runs), default=0) or None
     residual = float(f_error[:, :P].max()) / max(float(np.abs(labels).max()), float(np.finfo(float).tiny))
     layers = range(len(runs[0].particles.layers))
@@ -282,12 +282,14 @@ def _collect(
     )
 
 
-def _mean(values: Floats) -> tuple[Floats, Floats]:
+def over_replicas(values: Floats) -> tuple[Floats, Floats]:
     """Mean and standard error over replicas."""
     return values.mean(axis=0), values.std(axis=0, ddof=1) / math.sqrt(len(values))
 
 
-def _data(X: ArrayLike | None, y: ArrayLike | None, kernel: ArrayLike | None, X_test: ArrayLike | None) -> tuple[Floats, Floats]:
+def data_and_labels(
+    X: ArrayLike | None, y: ArrayLike | None, kernel: ArrayLike | None, X_test: ArrayLike | None
+) -> tuple[Floats, Floats]:
     """The kernel of training and then test points, and the labels."""
     if (X is None) == (kernel is None):
         raise ValueError("X, kernel: expected exactly one of them")
@@ -313,7 +315,7 @@ def _data(X: ArrayLike | None, y: ArrayLike | None, kernel: ArrayLike | None, X_
     return points @ points.T / points.shape[1], labels
 
 
-def _root(C: Floats) -> Floats:
+def kernel_root(C: Floats) -> Floats:
     """(P, rank) array B with C = B B^T."""
     values, vectors = np.linalg.eigh(C)
     threshold = np.finfo(float).eps * C.shape[0] * max(abs(float(values[0])), float(values[-1]))

@@ -16,7 +16,7 @@ from linkern import activations
 from linkern.activations import Activation
 from linkern.checks import integer_at_least, nonnegative, positive, random_generator, real_array
 from linkern.conventions import homogeneity_degree
-from linkern.flow.montecarlo import PRECISION, MonteCarloTrajectory, _data, _mean, _root
+from linkern.flow.montecarlo import PRECISION, MonteCarloTrajectory, data_and_labels, kernel_root, over_replicas
 from linkern.flow.relaxation_neurons import Neurons, kink_slopes, random_weights
 from linkern.flow.relaxation_steps import chebyshev_steps
 from linkern.solution import ConvergenceError, Status
@@ -108,7 +108,7 @@ def relax(
     Cost per evaluation 2 S P r multiplications, r <= P the rank of C; their number grows with the square root of the stiffness,
     to some hundreds until rest or, with kinks, one to a few thousand. The error estimate costs up to one replica more.
     """
-    C, labels = _data(X, y, kernel, X_test)
+    C, labels = data_and_labels(X, y, kernel, X_test)
     labels = real_array("y", labels, ndim=1)
     gamma0, decay = positive("gamma0", gamma0), nonnegative("weight_decay", weight_decay)
     grid = real_array("times", times, ndim=1)
@@ -117,7 +117,7 @@ def relax(
     count = integer_at_least("replicas", replicas, 2)
     tolerance, kink = positive("tolerance", tolerance), positive("kink", kink)
     phi = activations.get(activation)
-    root = _root(C)
+    root = kernel_root(C)
     number = integer_at_least("samples", samples, 4 * (root.shape[1] + 1))
     starts = [random_weights(number, root.shape[1], child) for child in random_generator(rng).spawn(count)]
     systems = [Neurons(root, labels, gamma0, decay, phi, kink) for _ in starts]
@@ -177,17 +177,17 @@ def _predict(neurons: Neurons, K: Floats) -> Floats | None:
 
 def _predictions(neurons: list[Neurons], kernels: list[Floats]) -> tuple[Floats | None, Floats | None]:
     values = [value for one, K in zip(neurons, kernels, strict=True) if (value := _predict(one, K)) is not None]
-    return _mean(np.stack(values)) if values else (None, None)
+    return over_replicas(np.stack(values)) if values else (None, None)
 
 
 def _collect(systems: list[Neurons], runs: list[_Run], times: Floats, error: Floats, parameters: dict[str, object]) -> Relaxation:
     labels, root = systems[0].labels, systems[0].root
     P = labels.size
-    f, f_error = _mean(np.stack([run.outputs for run in runs]))
-    losses, losses_error = _mean(np.stack([((run.outputs[:, :P] - labels) ** 2).sum(axis=1) / 2 for run in runs]))
-    Phi, Phi_error = _mean(np.stack([[[run.initial[0]], [run.final[0]]] for run in runs]))
-    G, G_error = _mean(np.stack([[[run.initial[1]], [run.final[1]]] for run in runs]))
-    K, K_error = _mean(np.stack([[run.initial[2], run.final[2]] for run in runs]))
+    f, f_error = over_replicas(np.stack([run.outputs for run in runs]))
+    losses, losses_error = over_replicas(np.stack([((run.outputs[:, :P] - labels) ** 2).sum(axis=1) / 2 for run in runs]))
+    Phi, Phi_error = over_replicas(np.stack([[[run.initial[0]], [run.final[0]]] for run in runs]))
+    G, G_error = over_replicas(np.stack([[[run.initial[1]], [run.final[1]]] for run in runs]))
+    K, K_error = over_replicas(np.stack([[run.initial[2], run.final[2]] for run in runs]))
     predicted, predicted_error = _predictions(systems, [run.final[2] for run in runs])
     lazy, lazy_error = _predictions(systems, [run.initial[2] for run in runs])
     states = np.concatenate([run.state for run in runs])

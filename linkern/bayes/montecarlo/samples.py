@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,7 @@ class SampledLayer:
     def joined(cls, history: Sequence[SampledLayer], groups: int) -> SampledLayer:
         """Snapshots of one layer whose particles fall into equal groups."""
 
-        def join(parts: list[Samples]) -> Samples:
+        def join(parts: list[Any]) -> Any:
             cut = [part.reshape(groups, -1, *part.shape[1:]) for part in parts]
             return np.concatenate([part[group] for group in range(groups) for part in cut])
 

@@ -122,8 +122,8 @@ class MonteCarloSolution(Solution):
         """Return f at (m, D) new inputs with standard errors, shaped like y."""
         found = predict(self.sample, self.sections, self.inputs(X_new), self.parameters["prior_variances"])
         shape = (-1, *self.label_shape[1:])
-        fields = (found.value, found.standard_error, found.bias)
-        return Estimate(*(field.reshape(shape) for field in fields), found.degrees)
+        value, error, bias = (part.reshape(shape) for part in (found.value, found.standard_error, found.bias))
+        return Estimate(value, error, bias, found.degrees)
 
     def density(self, X_new: ArrayLike, *, layer: int, rng: int | np.random.Generator | None = None) -> Density:
         """Return the density of the preactivation of `layer` (1..L) at each of (m, D) inputs, with error band."""

@@ -159,7 +159,7 @@ def sweep_montecarlo(
         Inverse temperature at which gamma0 rises towards the rich start, at least `beta`; by default 1/T of the smaller of T and
         5 g_w Y^T K^L Y/|Y|^2. Deep linear networks have several solutions only at T above 4 to 12 times the latter.
     particles : int, optional
-        Per layer and replica; by default 80 P between 1024 and 8192. Averages over S are biased by about 0.1 P/S.
+        Per layer and replica, at least 512; by default 80 P between 1024 and 8192. Averages over S are biased by about 0.1 P/S.
     rounds : int
         Averaged at every gamma0.
     replicas : int
