@@ -42,6 +42,12 @@ FIGURES = (
     "flow_loss_decay",
     "flow_two_layer_phases",
     "flow_laplace",
+    "bayes_perturbation",
+    "bayes_alignment",
+    "bayes_densities",
+    "bayes_test_loss",
+    "bayes_width",
+    "bayes_branches",
 )
 
 _STYLE = Path(__file__).with_name("linkern.mplstyle")

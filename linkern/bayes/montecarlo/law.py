@@ -24,7 +24,8 @@ Samples = NDArray[np.floating]
 # A jump of phi' by this much between neighbours of the probing grid counts as a kink.
 _KINK = 0.05
 # Below this Q/|eps|^2 is continued by an exponential.
-EDGE = 0.03
+EDGE = 0.01
+_LEAST_EXPONENT = -300.0
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def bounded(u: Samples) -> tuple[Floats, Floats]:
     """
     u = np.asarray(u, dtype=np.float64)
     inside = u > EDGE
-    Q = np.where(inside, u, EDGE * np.exp(np.minimum(u, EDGE) / EDGE - 1))
+    Q = np.where(inside, u, EDGE * np.exp(np.clip(u / EDGE, _LEAST_EXPONENT, 1.0) - 1))
     return Q, np.where(inside, 1.0, Q / EDGE)
 
 

@@ -26,6 +26,7 @@ Floats = NDArray[np.float64]
 _MEMORY, _CUTOFF = 6, 1e-2
 _READOUT_TOLERANCE = 1e-5
 _BACKTRACKS = 8
+_ROUNDING = 1e-6
 # Maps without progress before giving up.
 _PATIENCE = 8
 
@@ -185,16 +186,19 @@ def solve_on(
     best, best_residual, best_step = current, math.inf, 0
     if problem.depth == 1:
         return _truth(problem, current, current.readout_step, 1)
+    strength = problem.gamma0**2 * float(problem.variances[-1])
     history: list[tuple[Floats, Floats]] = []
     for step in range(1, max_steps + 1):
         W, F = current.state.duals.ravel(), (current.new - current.state.duals).ravel()
-        residual = float(np.linalg.norm(F) / max(np.linalg.norm(current.new), np.finfo(float).tiny))
+        # Where symmetry forbids the labels, the duals are rounding noise of the readout's.
+        floor = _ROUNDING * strength * float(np.sum(current.V**2)) * float(np.linalg.norm(current.kernels[-1]))
+        residual = float(np.linalg.norm(F) / max(np.linalg.norm(current.new), floor, np.finfo(float).tiny))
         if residual < best_residual:
             best, best_residual, best_step = current, residual, step
         if residual <= tol or step - best_step >= _PATIENCE:
             break
         history = [*history, (W, F)][-_MEMORY:]
-        a = problem.gamma0**2 * problem.variances[-1] * float(np.sum(current.V * (current.kernels[-1] @ current.V)))
+        a = strength * float(np.sum(current.V * (current.kernels[-1] @ current.V)))
         target = _anderson(history, 1 / (1 + 1.5 * a))
         for halving in range(_BACKTRACKS):
             duals = (W + 0.5**halving * (target - W)).reshape(start.duals.shape)

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from linkern.bayes.montecarlo.anneal import Rung
 from linkern.bayes.montecarlo.estimate import Estimate, over_sections
+from linkern.bayes.montecarlo.lobes import LobeCheck
 from linkern.bayes.montecarlo.observables import Density, alignment, overlaps, preactivation_density
 from linkern.bayes.montecarlo.predict import NewInputs, predict
 from linkern.bayes.montecarlo.saddle import Found, Problem
@@ -41,6 +42,8 @@ class MonteCarloSolution(Solution):
         Shape of the tail of the final weights; above 0.7 averages over them are not to be trusted.
     identity : float
         Activations of degree one: relative spread over layers of Tr(Phi^l hatPhi^l), equal by rescaling symmetry. Else nan.
+    lobes : tuple of LobeCheck
+        Activations of degree one: per layer, an importance sample from scratch that looks for rare, strongly active neurons.
     acceptance : tuple of float
         Of the last move, per layer.
     snapshots, particles : int
@@ -61,6 +64,7 @@ class MonteCarloSolution(Solution):
     effective_fraction: float
     pareto_k: float
     identity: float
+    lobes: tuple[LobeCheck, ...]
     acceptance: tuple[float, ...]
     snapshots: int
     particles: int

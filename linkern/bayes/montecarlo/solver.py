@@ -23,6 +23,7 @@ from scipy import stats
 from linkern import checks
 from linkern.activations import Activation
 from linkern.bayes.montecarlo.anneal import Ensemble, Rung
+from linkern.bayes.montecarlo.lobes import LobeCheck, check_lobes
 from linkern.bayes.montecarlo.pool import Pool
 from linkern.bayes.montecarlo.saddle import Found
 from linkern.bayes.montecarlo.samples import SampledLayer
@@ -41,6 +42,10 @@ _LEAST_PARTICLES, _PARTICLES_PER_POINT, _MOST_PARTICLES = 4096, 80, 8192
 # Rounds between two snapshots.
 _SPACING = 2
 _FIRST_SNAPSHOTS, _RESTARTS = 8, 4
+# Standard errors between particles and importance sampling that are no accident.
+_DISAGREEMENT = 4.0
+# Minimum of Q below which lobes hold few neurons: without an importance sample to tell, they may be missing.
+_RARE = 0.03
 # Bytes of stored particles that bound the number of snapshots.
 _MEMORY = 100e6
 # Beyond these the weights, the equations or the domain are not what an average can be built on.
@@ -109,6 +114,10 @@ def solve_montecarlo(
     Labels that an activation's symmetry forbids (even labels of an odd activation) or inputs do not reach leave kernels lazy.
     Only the branch that continues the lazy solution is found; `sweep_montecarlo` looks for others.
 
+    Activations of degree one at strong feature learning and low temperature put much of the kernel into few, strongly active
+    neurons. Particles find these slowly; an importance sample from scratch looks for them (`lobes`) and the status is UNRELIABLE
+    where they are missing.
+
     Cost per round: about 10 products S P^2 per layer for the moves (4 per kick), 5 to 9 per iteration of the equations; some 70
     rounds to arrive, then 2 per snapshot. The error falls as 1/sqrt(snapshots). Memory: three times the pool.
     """
@@ -145,6 +154,8 @@ class Outcome:
     errors: Floats
     needed: int
     drifts: bool
+    lobes: tuple[LobeCheck, ...]
+    doubts: tuple[str, ...]
 
 
 def pooled(ensemble: Ensemble, tol: float, most: int, rng: np.random.Generator) -> Outcome:
@@ -177,7 +188,35 @@ def pooled(ensemble: Ensemble, tol: float, most: int, rng: np.random.Generator) 
         pool.gather(ensemble, min(math.ceil(1.1 * needed), most) - count, _SPACING)
     sample = saddle_sample(problem, layers, found, rng)
     sections = tuple(saddle_sample(problem, part, group, rng) for part, group in zip(parts, groups, strict=True))
-    return Outcome(pool, layers, found, sample, sections, errors, needed, drifts)
+    lobes, doubts = lobes_represented(ensemble, layers, found, rng)
+    return Outcome(pool, layers, found, sample, sections, errors, needed, drifts, lobes, doubts)
+
+
+def lobes_represented(
+    ensemble: Ensemble, layers: list[SampledLayer], found: Found, rng: np.random.Generator
+) -> tuple[tuple[LobeCheck, ...], tuple[str, ...]]:
+    """Compare the strength of every tilt with an importance sample from scratch; return the checks and what they object to."""
+    checked, doubts = [], []
+    for l, (law, layer) in enumerate(zip(ensemble.problem.laws, layers, strict=True)):
+        if not law.homogeneous:
+            continue
+        tilt, root = found.tilt(l), found.roots[l]
+        check = check_lobes(law, root, tilt, layer.eps, rng)
+        each = -found.weights[l] * found.rho[l] * layer.view(law, root).tilt_of(tilt)
+        groups = each.reshape(GROUPS, -1).sum(axis=1) * GROUPS
+        error = math.hypot(float(groups.std(ddof=1)) / math.sqrt(GROUPS), check.standard_error)
+        if math.isnan(check.energy) and check.lowest < _RARE:
+            doubts.append(
+                f"layer {l + 1}: the tilt almost has no finite average (Q down to {check.lowest:.2g} on the unit sphere), "
+                "rare strongly active neurons are missing; try more particles"
+            )
+        elif abs(groups.mean() - check.energy) > _DISAGREEMENT * error:
+            doubts.append(
+                f"layer {l + 1}: particles find the tilt's strength {groups.mean():.4g}, importance sampling {check.energy:.4g}; "
+                "rare strongly active neurons are missing; try more particles"
+            )
+        checked.append(check)
+    return tuple(checked), tuple(doubts)
 
 
 def vouched(task: Task, ensemble: Ensemble, outcome: Outcome, tol: float, seed: int | None) -> MonteCarloSolution:
@@ -187,7 +226,7 @@ def vouched(task: Task, ensemble: Ensemble, outcome: Outcome, tol: float, seed: 
     pareto = max(_pareto_k(weights) for weights in found.weights)
     misfit = problem.Y - problem.temperature * found.V - problem.variances[-1] * found.kernels[-1] @ found.V
     residual = max(found.residual, float(np.linalg.norm(misfit) / max(np.linalg.norm(problem.Y), np.finfo(float).tiny)))
-    broken, doubts = [], []
+    broken, doubts = [], list(outcome.doubts)
     if residual > _LARGEST_RESIDUAL:
         broken.append(f"the equations hold only to {residual:.2g} on the particles; try more particles")
     if found.effective < _LEAST_EFFECTIVE:
@@ -226,6 +265,7 @@ def vouched(task: Task, ensemble: Ensemble, outcome: Outcome, tol: float, seed: 
         acceptance=tuple(population.acceptance for population in ensemble.populations),
         snapshots=snapshots,
         particles=particles,
+        lobes=outcome.lobes,
         samples_needed=outcome.needed * particles if short else None,
         path=tuple(ensemble.path),
         labels=problem.Y,

@@ -286,11 +286,22 @@ def test_too_small_a_budget_says_how_much_is_needed():
     assert enough.kernel_errors.max() < 1.05 * tol
 
 
+def test_strong_learning_is_never_wrong_in_silence():
+    X, y, _ = data(2)
+    problem = {"gamma0": 20.0, "beta": 1e3, "depth": 1, "activation": "relu"}
+    found = solve(X, y, **problem)
+    exact = solve_quadrature(X, y, tol=1e-4, **problem).kernels
+    lower, upper = found.estimate(lambda s: s.kernels).interval(LEVEL)
+    right = ((lower - 1e-6 <= exact) & (exact <= upper + 1e-6)).all()
+    assert right or found.reasons
+    assert bool(found.reasons) == (found.status is not Status.CONVERGED)
+
+
 def test_failure_is_raised_with_what_was_found_or_returned(monkeypatch):
     X, y, _ = data(2)
     # No residual is below this.
     monkeypatch.setattr(solver, "_LARGEST_RESIDUAL", -1.0)
-    with pytest.raises(ConvergenceError, match="solve_montecarlo: the equations hold only to .* try more particles") as caught:
+    with pytest.raises(ConvergenceError, match=r"solve_montecarlo: the equations hold only to .* try more particles") as caught:
         solve(X, y)
     assert caught.value.solution.status is Status.NOT_CONVERGED
     found = solve(X, y, raise_on_failure=False)
