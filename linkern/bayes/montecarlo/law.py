@@ -24,7 +24,7 @@ Samples = NDArray[np.floating]
 # A jump of phi' by this much between neighbours of the probing grid counts as a kink.
 _KINK = 0.05
 # Below this Q/|eps|^2 is continued by an exponential.
-EDGE = 0.01
+EDGE = 0.03
 _LEAST_EXPONENT = -300.0
 
 

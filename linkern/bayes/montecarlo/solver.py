@@ -44,8 +44,8 @@ _SPACING = 2
 _FIRST_SNAPSHOTS, _RESTARTS = 8, 4
 # Standard errors between particles and importance sampling that are no accident.
 _DISAGREEMENT = 4.0
-# Minimum of Q below which lobes hold few neurons: without an importance sample to tell, they may be missing.
-_RARE = 0.03
+# Minimum of Q below which lobes hold few neurons: without a precise importance sample to tell, they may be missing.
+_RARE, _CONCLUSIVE = 0.03, 0.1
 # Bytes of stored particles that bound the number of snapshots.
 _MEMORY = 100e6
 # Beyond these the weights, the equations or the domain are not what an average can be built on.
@@ -205,7 +205,8 @@ def lobes_represented(
         each = -found.weights[l] * found.rho[l] * layer.view(law, root).tilt_of(tilt)
         groups = each.reshape(GROUPS, -1).sum(axis=1) * GROUPS
         error = math.hypot(float(groups.std(ddof=1)) / math.sqrt(GROUPS), check.standard_error)
-        if math.isnan(check.energy) and check.lowest < _RARE:
+        conclusive = check.standard_error <= _CONCLUSIVE * check.energy
+        if not conclusive and check.lowest < _RARE:
             doubts.append(
                 f"layer {l + 1}: the tilt almost has no finite average (Q down to {check.lowest:.2g} on the unit sphere), "
                 "rare strongly active neurons are missing; try more particles"
