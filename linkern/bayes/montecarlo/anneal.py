@@ -50,7 +50,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class LawPoint:
-    """Roots and tilts that particles move under; the last tilt is factor factor^T."""
+    """Roots and tilts that particles move under; the last tilt is -factor factor^T."""
 
     roots: tuple[Floats, ...]
     duals: tuple[Floats, ...]
@@ -108,7 +108,7 @@ class Ensemble:
         self.law: LawPoint | None = None
 
     def climb(self, gamma0: float, temperature: float) -> None:
-        """Follow the solution to (gamma0, temperature) along a geometric ladder in gamma0."""
+        """Follow the solution to (gamma0, temperature) along a geometric ladder in both."""
         here, start = self.problem.gamma0, self.problem.temperature
         if not self.path:
             self.rung(here, start)

@@ -39,7 +39,7 @@ class Readout:
 
 @dataclass(frozen=True)
 class ReadoutPoint:
-    """Averages at one V; `decrement` is Newton's estimate of 2 (max F - F)."""
+    """Averages at one V, and F and its gradient there."""
 
     V: Floats
     weights: Weights
