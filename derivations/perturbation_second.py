@@ -1,6 +1,7 @@
-r"""Second order in gamma0^2 for polynomial activations, any depth and number of points, by Wick expansion.
+r"""Second order in gamma0^2: one hidden layer of any activation, linear networks, and polynomials at any depth.
 
-One function generates both recursions of the saddle point: with q = phi^T H phi and h ~ N(0, S),
+With one hidden layer the second order is one untilted average more, whatever phi is. Linear networks have a recursion of
+matrices. For polynomials one function generates both recursions of the saddle point: with q = phi^T H phi and h ~ N(0, S),
 
     ln Z(S, H) = -kappa_1(q)/2 + kappa_2(q)/8 - kappa_3(q)/48 + O(H^4),   Phi = -2 d ln Z/dH,   hatPhi = -2 d ln Z/dS,
 
@@ -21,7 +22,7 @@ from linkern.derivations.notation import T
 from linkern.derivations.perturbation import diagrams, eps, pairings, random_symmetric
 from linkern.derivations.routes import contour_coefficient, log_uniform
 from linkern.derivations.series import lazy_second
-from linkern.symbolic import Kind, claim, depth, equal
+from linkern.symbolic import Kind, claim, depth, equal, vanishes
 
 ORDER = 2
 
@@ -168,4 +169,130 @@ def _number(value):
     return mpmath.mpmathify(sp.N(value, mpmath.mp.dps))
 
 
-CLAIMS = (polynomial_second_order,)
+@claim(
+    r"\Phi_2 = \tfrac18 \langle (\varphi\varphi^T - K)(q - \langle q \rangle)^2 \rangle_0"
+    r" - \tfrac12 \operatorname{Cov}_0(\varphi\varphi^T, r),\quad q = \varphi^T H_1 \varphi,\ r = \varphi^T H_2 \varphi;"
+    r"\quad H_1 = -g v_0 v_0^T,\ H_2 = -g (v_0 v_1^T + v_1 v_0^T),"
+    r"\quad v_2 = -A^{-1} g (\Phi_1 v_1 + \Phi_2 v_0)\quad (L = 1)",
+    Kind.SERIES,
+    "linkern; second order beyond Lauditi et al. (2025), eqs. 46-53",
+)
+def one_layer_second_order():
+    """The tilt exp(-(eps q + eps^2 r)/2) expanded in a ratio of moments; no property of phi or of the Gaussian is used."""
+    f, fq, fqq, fr, q1, q2, r1 = sp.symbols("f f_q f_qq f_r q q2 r")  # E F, E F q, E F q^2, E F r, E q, E q^2, E r; F = phi phi
+    ratio = (f - eps * fq / 2 + eps**2 * (fqq / 8 - fr / 2)) / (1 - eps * q1 / 2 + eps**2 * (q2 / 8 - r1 / 2))
+    taken = [sp.diff(ratio, eps, k).subs(eps, 0) / sp.factorial(k) for k in range(ORDER + 1)]
+    yield equal("the tilt at first order", taken[1], -(fq - f * q1) / 2)
+    central = (fqq - 2 * q1 * fq + q1**2 * f) - f * (q2 - q1**2)  # E (F - f)(q - E q)^2
+    yield equal("and at second", taken[2], central / 8 - (fr - f * r1) / 2)
+    A, K1, K2, y, k0, k1, k2, g = sp.symbols("A K1 K2 y k_0 k_1 k_2 g", commutative=False)
+    v = [A**-1 * y]
+    v.append(-(A**-1) * g * K1 * v[0])
+    v.append(-(A**-1) * g * (K1 * v[1] + K2 * v[0]))
+    signal, kernel = (sum(x * eps**k for k, x in enumerate(terms)) for terms in (v, (A, g * K1, g * K2)))
+    balance = sp.expand(kernel * signal - y)
+    for order in range(ORDER + 1):
+        yield vanishes(f"(g Phi + T) v = y at order {order}", balance.coeff(eps, order))
+    row = sp.expand(g * (k0 + eps * k1 + eps**2 * k2) * signal).coeff(eps, 2)
+    yield vanishes("the predictor", sp.expand(row - g * (k0 * v[2] + k1 * v[1] + k2 * v[0])))
+    a, b = (sp.Matrix(sp.symbols(f"{name}1:3")) for name in ("a", "b"))
+    dual = sp.expand(-eps * (a + eps * b) * (a + eps * b).T)
+    for i, j in ((0, 0), (0, 1), (1, 1)):
+        yield equal(f"the dual, entry {i + 1}{j + 1}", dual[i, j].coeff(eps, 2), -(a * b.T + b * a.T)[i, j])
+
+
+@one_layer_second_order.check
+def _(rng):
+    # Two points, two outputs, and any finite measure in place of the Gaussian; the saddle point at complex strength by iteration.
+    fields = [mpmath.matrix([mpf(rng.gauss(0, 1)), mpf(rng.gauss(0, 1))]) for _ in range(6)]
+    masses = [mpf(rng.uniform(0.5, 1)) for _ in fields]
+    Y = mpmath.matrix([[mpf(rng.gauss(0, 1)) for _ in range(2)] for _ in range(2)])
+    readout, unit = log_uniform(rng, 0.5, 2), mpmath.eye(2) * log_uniform(rng, 0.5, 2)
+
+    def kernel(weights):
+        total = mpmath.matrix(2, 2)
+        for weight, phi in zip(weights, fields, strict=True):
+            total += weight * phi * phi.T
+        return total / mpmath.fsum(weights)
+
+    def outer_average(values):
+        total, K = mpmath.matrix(2, 2), kernel(masses)
+        for mass, value, phi in zip(masses, values, fields, strict=True):
+            total += mass * value * (phi * phi.T - K)
+        return total / mpmath.fsum(masses)
+
+    @cache
+    def saddle(strength):
+        V, change = mpmath.matrix(2, 2), 1
+        while change > mpf(10) ** -100:
+            squares = [mpmath.fsum(x**2 for x in V.T * phi) for phi in fields]
+            tilted = kernel([m * mpmath.exp(strength * readout * x / 2) for m, x in zip(masses, squares, strict=True)])
+            new = mpmath.inverse(readout * tilted + unit) * Y
+            change, V = mpmath.mnorm(new - V), new
+        return tilted, V
+
+    def centred(left, right):
+        values = [-readout * mpmath.fsum(a * b for a, b in zip(left.T * x, right.T * x, strict=True)) for x in fields]
+        mean = mpmath.fdot(masses, values) / mpmath.fsum(masses)
+        return [x - mean for x in values]
+
+    inverse = mpmath.inverse(readout * kernel(masses) + unit)
+    V0 = inverse * Y
+    q = centred(V0, V0)
+    first = outer_average([-x / 2 for x in q])
+    V1 = -readout * inverse * first * V0
+    second = outer_average([x * x / 8 - y for x, y in zip(q, centred(V0, V1), strict=True)])
+    V2 = -readout * inverse * (first * V1 + second * V0)
+    radius = 1 / (3000 * (1 + max(abs(x) for x in q)))
+    yield contour_coefficient(lambda t: saddle(t)[0][0, 1], 2, radius, nodes=18), second[0, 1]
+    yield contour_coefficient(lambda t: saddle(t)[1][1, 0], 2, radius, nodes=18), V2[1, 0]
+
+
+@claim(
+    r"\varphi(h) = s h:\quad \Phi^l = s^2 [S - s^2 S H S + s^4 S H S H S - \dots],\quad"
+    r" \hat\Phi^{l-1} = g s^2 [H - s^2 H S H + \dots],\quad S = g \Phi^{l-1},\ H = \hat\Phi^l",
+    Kind.SERIES,
+    "linkern; tilted Gaussians are Gaussians",
+)
+def linear_recursion():
+    """Z = det(1 + s^2 S H)^{-1/2}, so that both sides are resolvents: exact forms here, their Neumann series below."""
+    S, H, s = symmetric("S", 2), symmetric("H", 2), sp.Symbol("s", positive=True)
+    log_z = -sp.log((sp.eye(2) + s**2 * S * H).det()) / 2
+    resolvent = (sp.eye(2) + s**2 * S * H).inv()
+    up, down = _gradient(log_z, H), _gradient(log_z, S)
+    kernel, dual = s**2 * resolvent * S, s**2 * H * resolvent
+    for i, j in ((0, 0), (0, 1), (1, 1)):
+        yield equal(f"kernel, entry {i + 1}{j + 1}", up[i, j], kernel[i, j])
+        yield equal(f"dual, entry {i + 1}{j + 1}", down[i, j], dual[i, j])
+    A, B = (sp.Symbol(name, commutative=False) for name in ("S", "H"))
+    t = sp.Symbol("t")  # counts powers of H
+    remainder = sp.expand((1 + t * A * B) * (A - t * A * B * A + t**2 * A * B * A * B * A) - A)
+    for order in range(ORDER + 1):
+        yield vanishes(f"Neumann series of the kernel, order {order}", remainder.coeff(t, order))
+    remainder = sp.expand((t * B - t**2 * B * A * B) * (1 + t * A * B) - t * B)
+    for order in range(ORDER + 1):
+        yield vanishes(f"Neumann series of the dual, order {order}", remainder.coeff(t, order))
+
+
+@linear_recursion.check
+def _(rng):
+    # ln Z of three points from the eigenvalues of the symmetric S^(1/2) H S^(1/2), differentiated along a direction.
+    S, M = (random_symmetric(rng, 3, definite=True) for _ in range(2))
+    H, slope = random_symmetric(rng, 3, definite=True) / 20, log_uniform(rng, 0.5, 1.5)
+
+    def log_z(covariance, tilt):
+        root = mpmath.cholesky(covariance)
+        eigenvalues = mpmath.eigsy(root.T * tilt * root, eigvals_only=True)
+        return -mpmath.fsum(mpmath.log(1 + slope**2 * x) for x in eigenvalues) / 2
+
+    resolvent = mpmath.inverse(mpmath.eye(3) + slope**2 * S * H)
+    for move, answer in (
+        (lambda t: log_z(S, H + t * M), slope**2 * resolvent * S),
+        (lambda t: log_z(S + t * M, H), slope**2 * H * resolvent),
+    ):
+        with mpmath.workdps(2 * mpmath.mp.dps):
+            found = -2 * mpmath.diff(move, 0)
+        yield found, mpmath.fsum(answer[i, j] * M[i, j] for i, j in product(range(3), repeat=2))
+
+
+CLAIMS = (polynomial_second_order, one_layer_second_order, linear_recursion)

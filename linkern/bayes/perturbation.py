@@ -1,7 +1,11 @@
-r"""Weak feature learning in wide networks of any activation and depth: first order in gamma0^2 around the NNGP.
+r"""Weak feature learning in wide networks of any activation and depth: first order in gamma0^2 around the NNGP, or second.
 
     Phi^l = K^l + gamma0^2 Phi^l_1 + O(gamma0^4),   hatPhi^l = gamma0^2 H^l + O(gamma0^4),   f = f_0 + gamma0^2 f_1 + O(gamma0^4)
     A = g_w K^L + I/beta,   v_0 = A^{-1} y,   v_1 = -A^{-1} g_w Phi^L_1 v_0,   f_1(x) = g_w [Phi^L_1(x, X) v_0 + K^L(x, X) v_1]
+
+With one hidden layer, q = g_w |v_0^T phi|^2 and r = 2 g_w (v_0^T phi) . (v_1^T phi), the next order is
+
+    Phi_2 = Cov(phi phi^T, r)/2 + <(phi phi^T - K)(q - <q>)^2>/8,   v_2 = -A^{-1} g_w (Phi_1 v_1 + Phi_2 v_0).
 
 The expansion needs no convergent tilt: for activations that grow faster than linearly the posterior of infinite width does not
 exist at any gamma0 > 0 and the series is formal (asymptotic), which `solve_perturbation` cannot see in its first term.
@@ -10,7 +14,8 @@ exist at any gamma0 > 0 and the series is formal (asymptotic), which `solve_pert
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,10 +23,14 @@ from scipy import linalg
 
 from linkern import checks
 from linkern.activations import Activation, get
-from linkern.bayes.perturbation_fourpoint import REPLICAS, Sampling, has_closed_form
-from linkern.bayes.perturbation_recursion import LazyLayers
+from linkern.bayes.perturbation_fourpoint import has_closed_form
+from linkern.bayes.perturbation_recursion import Corrections, LazyLayers
+from linkern.bayes.perturbation_sampling import Sampling
+from linkern.bayes.perturbation_second import LEAST, TIGHTER, SecondOrder, linear_slope, second_order, second_order_method
+from linkern.bayes.perturbation_solution import PerturbativePrediction, PerturbativeSolution, Series, mean_and_error
+from linkern.bayes.perturbation_truncation import growth_and_feedback
 from linkern.lazy import layer_kernels, nngp_predict
-from linkern.solution import Solution, Status
+from linkern.solution import Status
 
 __all__ = ["PerturbativePrediction", "PerturbativeSolution", "solve_perturbation"]
 
@@ -29,145 +38,6 @@ Array = NDArray[np.float64]
 
 # Above this relative size of the first correction the next one is not small.
 _LARGEST_RATIO = 0.3
-
-
-@dataclass(frozen=True, kw_only=True)
-class PerturbativePrediction:
-    """Predictions at test inputs.
-
-    Attributes
-    ----------
-    mean : (P_test,) or (P_test, O) ndarray
-        f_0 + gamma0^2 f_1.
-    lazy, correction : ndarray
-        f_0 and gamma0^2 f_1.
-    standard_error : ndarray
-        Of `mean`, from the sampled averages; zero where closed forms serve.
-    """
-
-    mean: Array
-    lazy: Array
-    correction: Array
-    standard_error: Array
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PerturbativeSolution(Solution):
-    """Kernels, duals and predictor to first order in gamma0^2.
-
-    Attributes
-    ----------
-    lazy_kernels : (L + 1, P, P) ndarray
-        K^0 = C, K^1, ..., K^L.
-    kernel_slopes : (L + 1, P, P) ndarray
-        Phi^l_1 = d Phi^l / d gamma0^2 at 0.
-    kernel_slope_errors : (L + 1, P, P) ndarray
-        Their standard errors.
-    dual_slopes : (L, P, P) ndarray
-        d hatPhi^l / d gamma0^2, l = 1..L; exact up to the error of the dual functions.
-    signal, signal_slope : (P,) or (P, O) ndarray
-        v_0 and v_1.
-    signal_slope_error : ndarray
-    fitted : (P,) or (P, O) ndarray
-        f at the training inputs, y - (v_0 + gamma0^2 v_1)/beta.
-    method : {"closed form", "untilted averages"}
-        How the four-point averages were found.
-    ratio : float
-        Largest over layers of gamma0^2 |Phi^l_1| / |K^l|: the parameter that must be small.
-    relative_error : float
-        Largest over layers of the standard error of Phi^l_1 relative to Phi^l_1, in Frobenius norm.
-
-    `residual` is |A v_0 - y| / |y|.
-    """
-
-    lazy_kernels: Array
-    kernel_slopes: Array
-    kernel_slope_errors: Array
-    dual_slopes: Array
-    signal: Array
-    signal_slope: Array
-    signal_slope_error: Array
-    fitted: Array
-    method: str
-    ratio: float
-    relative_error: float
-    _problem: _Problem = field(repr=False)
-
-    @property
-    def kernels(self) -> Array:
-        """Phi^0, ..., Phi^L to first order."""
-        return self.lazy_kernels + self._problem.eps * self.kernel_slopes
-
-    @property
-    def dual_kernels(self) -> Array:
-        """hatPhi^1, ..., hatPhi^L to first order."""
-        return self._problem.eps * self.dual_slopes
-
-    @property
-    def standard_errors(self) -> Array:
-        """Standard errors of `kernels` from sampling alone; zero for closed forms."""
-        return self._problem.eps * self.kernel_slope_errors
-
-    @property
-    def truncation_errors(self) -> Array:
-        """(L + 1,) estimates of |Phi^l - `kernels`| (Frobenius): the next term of a geometric series, ratio |last|/|first|."""
-        first = linalg.norm(self.lazy_kernels, axis=(1, 2))
-        last = self._problem.eps * linalg.norm(self.kernel_slopes, axis=(1, 2))
-        return np.divide(last**2, first, out=np.zeros_like(first), where=first > 0)
-
-    def predict(self, X_test: ArrayLike) -> PerturbativePrediction:
-        """Return the predictor at (P_test, D) test inputs.
-
-        Cost: that of the solution for blocks of P training and at most max(P, 32) test inputs.
-        """
-        X_test = checks.real_array("X_test", X_test, ndim=2)
-        if X_test.shape[1] != self._problem.X.shape[1]:
-            raise ValueError(f"X_test: expected {self._problem.X.shape[1]} columns as in X, got shape {X_test.shape}")
-        height = max(len(self._problem.X), 32)
-        parts = [self._problem.at(X_test[i : i + height]) for i in range(0, len(X_test), height)]
-        lazy, slopes = (np.concatenate(part) for part in zip(*parts, strict=True))
-        slope, error = _mean_and_error(np.moveaxis(slopes, 1, 0))
-        eps, shape = self._problem.eps, (len(X_test), *self.signal.shape[1:])
-        lazy, slope, error = (x.reshape(shape) for x in (lazy, slope, error))
-        return PerturbativePrediction(mean=lazy + eps * slope, lazy=lazy, correction=eps * slope, standard_error=eps * error)
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """What predictions need to repeat the calculation with more points."""
-
-    X: Array
-    signal: Array
-    activation: Activation
-    prior_variances: Array
-    temperature: float
-    eps: float
-    sampling: Sampling
-
-    def layers(self, X: Array) -> LazyLayers:
-        kernels = layer_kernels(
-            X, depth=len(self.prior_variances) - 1, activation=self.activation, prior_variances=self.prior_variances
-        )
-        return LazyLayers.of(self.activation, self.prior_variances, kernels)
-
-    def signal_slopes(self, K: Array, corrections: Array) -> Array:
-        """Return v_1 for every scramble, (R, P, O)."""
-        A = self.prior_variances[-1] * K + self.temperature * np.eye(len(K))
-        factor = linalg.cho_factor(A, lower=True)
-        right = self.prior_variances[-1] * corrections @ self.signal
-        return -np.stack([linalg.cho_solve(factor, each) for each in right])
-
-    def at(self, X_test: Array) -> tuple[Array, Array]:
-        """Return f_0 (P_test, O) and f_1 per scramble (P_test, R, O)."""
-        P = len(self.X)
-        layers = self.layers(np.vstack([self.X, X_test]))
-        padded = np.vstack([self.signal, np.zeros((len(X_test), self.signal.shape[1]))])
-        # Test points have no data term: their rows of the duals vanish, and so they do not act back.
-        last = layers.corrections(layers.duals(padded), self.sampling)[:, -1]
-        K, g = layers.kernels[-1], self.prior_variances[-1]
-        v1 = self.signal_slopes(K[:P, :P], last[:, :P, :P])
-        slopes = g * (last[:, P:, :P] @ self.signal + K[P:, :P] @ v1)
-        return g * K[P:, :P] @ self.signal, np.moveaxis(slopes, 0, 1)
 
 
 def solve_perturbation(
@@ -179,11 +49,12 @@ def solve_perturbation(
     gamma0: float,
     beta: float = math.inf,
     prior_variances: ArrayLike = 1.0,
+    order: int = 1,
     tolerance: float = 0.01,
     samples: int = 2**20,
     rng: int | np.random.Generator | np.random.SeedSequence | None = None,
 ) -> PerturbativeSolution:
-    """Solve the infinite-width posterior to first order in gamma0^2.
+    """Solve the infinite-width posterior to first or second order in gamma0^2.
 
     Parameters
     ----------
@@ -199,8 +70,11 @@ def solve_perturbation(
         Inverse temperature > 0 of the loss 1/2 sum (f - y)^2; `inf` needs a nonsingular NNGP kernel.
     prior_variances : float or (L + 1,) array_like
         g_1, ..., g_L of the hidden layers, then g_w of the readout.
+    order : {1, 2}
+        2 adds the terms of gamma0^4: one hidden layer of any activation, or linear networks of any depth.
     tolerance : float
-        Relative standard error asked of every layer's four-point average where it is sampled.
+        Relative standard error asked of every layer's four-point average where it is sampled. With order 2 a third of it at first
+        order, five times as much at second, and at least 2^16 samples.
     samples : int
         Largest number of samples per layer; at least 2^13.
     rng : int, Generator, SeedSequence or None
@@ -209,20 +83,25 @@ def solve_perturbation(
     Returns
     -------
     PerturbativeSolution
-        Status UNRELIABLE when the correction is above 0.3 of the lazy kernel in some layer, or when `samples` did not reach
-        three times `tolerance`.
+        Status UNRELIABLE when the first correction is above 0.3 of the lazy kernel in some layer or of the error signal as the
+        kernel sees it (half of `feedback`), or when `samples` did not reach three times `tolerance`.
 
     Raises
     ------
     ValueError, TypeError
-        As `linkern.lazy.nngp_predict`, and for an activation without averages.
+        As `linkern.lazy.nngp_predict`, for an activation without averages, and for order 2 of a deep nonlinear network.
 
     Notes
     -----
     Closed forms for polynomials (linear included), sin, cos and exp, P <= 150: O(L P^4) work, O(P^2) to O(P^3) memory (linear:
     O(L P^3), any P). Otherwise sampled: O(L samples P^2) work, O(L P^2) memory times 16 scrambles plus 100 MB.
 
-    Equations: the Hessian recursion of Lauditi, Bordelon and Pehlevan (2025), eqs. 46-53, for any activation.
+    Second order: exact for linear networks, O(L P^3), and for polynomials of degree d at inputs of rank r with (3d + 1)^r at most
+    2^21, O((3d + 1)^r P^2); otherwise sampled in a second pass like the first. Where both orders are sampled, the second carries
+    a bias of the order of the product of their relative errors, below its standard error.
+
+    Equations: the Hessian recursion of Lauditi, Bordelon and Pehlevan (2025), eqs. 46-53, for any activation;
+    second order proved in `derivations/perturbation_second.py`.
     """
     gamma0 = checks.nonnegative("gamma0", gamma0)
     phi = get(activation)
@@ -230,30 +109,34 @@ def solve_perturbation(
         raise ValueError(f"activation: expected one with averages, {phi.name!r} lacks them")
     tolerance = checks.positive("tolerance", tolerance)
     samples = checks.integer_at_least("samples", samples, 2**13)
+    order = _checked_order(order, depth, phi)
     X = checks.real_array("X", X, ndim=2)
     lazy = nngp_predict(X, y, X[:1], depth=depth, activation=phi, beta=beta, prior_variances=prior_variances)
     seed = int(checks.random_generator(rng).integers(2**63))
-    v0 = lazy.dual_coefficients
-    problem = _Problem(
-        X=X,
-        signal=v0.reshape(len(X), -1),
-        activation=phi,
-        prior_variances=np.array(lazy.parameters["prior_variances"]),
-        temperature=lazy.ridge,
-        eps=gamma0**2,
-        sampling=Sampling(tolerance, samples, seed),
-    )
-    layers = problem.layers(X)
-    H = layers.duals(problem.signal)
-    corrections = layers.corrections(H, problem.sampling)
-    slopes, errors = _mean_and_error(corrections)
-    v1, v1_error = (x.reshape(v0.shape) for x in _mean_and_error(problem.signal_slopes(layers.kernels[-1], corrections[:, -1])))
-    ratio, relative_error = _sizes(layers.kernels, slopes, errors, problem.eps)
-    poor = ratio > _LARGEST_RATIO or relative_error > 3 * tolerance
+    sampling = Sampling(tolerance, samples, seed) if order == 1 else Sampling(TIGHTER * tolerance, samples, seed, LEAST)
+    g = np.array(lazy.parameters["prior_variances"])
+    layers = LazyLayers.of(phi, g, layer_kernels(X, depth=depth, activation=phi, prior_variances=g))
+    V0 = lazy.dual_coefficients.reshape(len(X), -1)
+    factor = linalg.cholesky(g[-1] * layers.kernels[-1] + lazy.ridge * np.eye(len(X)), lower=True)
+    first = layers.corrections(V0, sampling)
+    V1 = -np.stack([linalg.cho_solve((factor, True), g[-1] * each @ V0) for each in first.kernels[:, -1]])
+    second = second_order(layers, first, V0, V1, factor, sampling) if order == 2 else None
+    eps = gamma0**2
+    found, fitted = _coefficients(first, V1, second, lazy.dual_coefficients.shape), lazy.fitted
+    for k, name in enumerate(("signal_slope", "signal_curvature")[:order], start=1):
+        fitted = fitted - eps**k * lazy.ridge * found[name]
+    slopes = found["kernel_slopes"]
+    ratio = _largest_ratio(eps * slopes, layers.kernels)
+    relative_error = _largest_ratio(found["kernel_slope_errors"], slopes)
+    second_error = 0.0 if second is None else _largest_ratio(eps * found["kernel_curvature_errors"], slopes)
+    growth, feedback = growth_and_feedback(layers.kernels, slopes, V0, V1.mean(axis=0), eps)
+    # Half of the feedback is the relative change of the error signal.
+    poor = max(ratio, feedback / 2) > _LARGEST_RATIO or max(relative_error, second_error) > 3 * tolerance
     return PerturbativeSolution(
         parameters={
             **{k: lazy.parameters[k] for k in ("depth", "activation", "prior_variances", "beta")},
             "gamma0": gamma0,
+            "order": order,
             "tolerance": tolerance,
             "samples": samples,
             "seed": seed,
@@ -261,29 +144,52 @@ def solve_perturbation(
         residual=lazy.residual,
         status=Status.UNRELIABLE if poor else lazy.status,
         lazy_kernels=layers.kernels,
-        kernel_slopes=slopes,
-        kernel_slope_errors=errors,
-        dual_slopes=H,
-        signal=v0,
-        signal_slope=v1,
-        signal_slope_error=v1_error,
-        fitted=lazy.fitted - problem.eps * problem.temperature * v1,
+        signal=lazy.dual_coefficients,
+        fitted=fitted,
+        order=order,
         method="closed form" if has_closed_form(phi, len(X)) else "untilted averages",
+        second_method=second_order_method(phi, g[0] * layers.kernels[0]) if order == 2 else None,
         ratio=ratio,
+        growth=growth,
+        feedback=feedback,
         relative_error=relative_error,
-        _problem=problem,
+        **found,
+        # Means of kernels are enough from here on, and 16 times smaller.
+        _series=Series(X, layers, replace(first, kernels=slopes[None]), _slim(second), V0, V1, factor, eps, sampling),
     )
 
 
-def _mean_and_error(replicas: Array) -> tuple[Array, Array]:
-    """Mean over the first axis and its standard error; one replica is exact."""
-    if len(replicas) == 1:
-        return replicas[0].copy(), np.zeros_like(replicas[0])
-    return replicas.mean(axis=0), replicas.std(axis=0, ddof=1) / math.sqrt(REPLICAS)
+def _checked_order(order: int, depth: int, phi: Activation) -> int:
+    order = checks.integer_at_least("order", order)
+    if order > 2:
+        raise ValueError(f"order: expected 1 or 2, got {order}")
+    if order == 2 and checks.integer_at_least("depth", depth) > 1 and linear_slope(phi) is None:
+        raise ValueError(
+            f"order: expected 1 for depth {depth} and activation {phi.name!r}, got 2; second order exists for one hidden layer "
+            "and for linear networks"
+        )
+    return order
 
 
-def _sizes(kernels: Array, slopes: Array, errors: Array, eps: float) -> tuple[float, float]:
-    lazy, slope, error = (linalg.norm(x[1:], axis=(1, 2)) for x in (kernels, slopes, errors))
-    ratio = np.divide(eps * slope, lazy, out=np.zeros_like(slope), where=lazy > 0)
-    relative = np.divide(error, slope, out=np.zeros_like(slope), where=slope > 0)
-    return float(ratio.max()), float(relative.max())
+def _coefficients(first: Corrections, V1: Array, second: SecondOrder | None, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Means and errors of the series' coefficients, under the names that the solution gives them."""
+    found: dict[str, Any] = {"dual_slopes": first.duals}
+    found["kernel_slopes"], found["kernel_slope_errors"] = mean_and_error(first.kernels)
+    found["signal_slope"], found["signal_slope_error"] = (x.reshape(shape) for x in mean_and_error(V1))
+    if second is not None:
+        found["dual_curvatures"] = second.duals.mean(axis=0)
+        found["kernel_curvatures"], found["kernel_curvature_errors"] = mean_and_error(second.kernels)
+        found["signal_curvature"], found["signal_curvature_error"] = (x.reshape(shape) for x in mean_and_error(second.signal))
+    return found
+
+
+def _slim(second: SecondOrder | None) -> SecondOrder | None:
+    if second is None:
+        return None
+    return replace(second, kernels=second.kernels.mean(axis=0)[None], duals=second.duals.mean(axis=0)[None])
+
+
+def _largest_ratio(parts: Array, wholes: Array) -> float:
+    """Largest over the hidden layers of |part|/|whole|, Frobenius norms."""
+    part, whole = (linalg.norm(x[1:], axis=(1, 2)) for x in (parts, wholes))
+    return float(np.divide(part, whole, out=np.zeros_like(part), where=whole > 0).max())

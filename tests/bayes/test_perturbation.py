@@ -120,8 +120,8 @@ def test_slopes_of_the_full_saddle_point(name, depth, nodes):
         (kernel[:, :2, :2], found.kernel_slopes, found.kernel_slope_errors),
         (signal[:2], found.signal_slope, found.signal_slope_error),
     ):
-        assert (np.abs(value - exact) < 4 * error + loose * np.abs(exact).max()).all()
-        assert error.max() < 2e-3 * np.abs(exact).max()
+        assert (np.abs(value - exact) < 6 * error + loose * np.abs(exact).max()).all()
+        assert error.max() < 1e-3 * np.abs(exact).max()
     np.testing.assert_allclose(found.dual_slopes, dual[:, :2, :2], atol=loose * np.abs(dual).max())
     np.testing.assert_allclose(dual[:, 2], 0, atol=1e-6)
     prediction = found.predict(X[2:])
@@ -226,7 +226,7 @@ def test_polynomials_by_brute_force(coefficients):
 
 @pytest.mark.parametrize("name", ["sin", "cos", "exp", "polynomial"])
 def test_closed_forms_against_sampling(name, monkeypatch):
-    """Deeper, more points and every layer: the sampled route on the same problem, within 4.5 of its standard errors."""
+    """Deeper, more points and every layer: the sampled route within 6 of its standard errors (16 scrambles: long tails)."""
     rng = np.random.default_rng(8)
     # exp has heavy tails: small inputs, or no sampling resolves its eighth moments.
     X, y = (0.25 if name == "exp" else 0.7) * rng.standard_normal((6, 5)), rng.standard_normal(6)
@@ -237,7 +237,7 @@ def test_closed_forms_against_sampling(name, monkeypatch):
     sampled = solve_perturbation(X, y, tolerance=0.003, **arguments)
     assert (exact.method, sampled.method) == ("closed form", "untilted averages")
     error = sampled.kernel_slope_errors[1:]
-    assert (np.abs(sampled.kernel_slopes - exact.kernel_slopes)[1:] < 4.5 * error + 1e-12).all()
+    assert (np.abs(sampled.kernel_slopes - exact.kernel_slopes)[1:] < 6 * error + 1e-12).all()
     assert sampled.relative_error < 0.05
 
 
@@ -290,7 +290,10 @@ def test_symmetries():
     np.testing.assert_allclose(whole.predict(X).mean, whole.fitted, rtol=1e-10)
     first, second = (solve_perturbation(X, y, activation="relu", rng=9, tolerance=0.05, **arguments) for _ in range(2))
     np.testing.assert_array_equal(first.kernel_slopes, second.kernel_slopes)
-    np.testing.assert_array_equal(first.predict(X_test[:3]).mean, first.predict(X_test[:3]).mean)
+    # Sampled too: one more field per test input, the samples of the solution itself at the training inputs.
+    mean = first.predict(X_test).mean
+    np.testing.assert_allclose(np.concatenate([first.predict(x[None]).mean for x in X_test[::23]]), mean[::23], rtol=1e-10)
+    np.testing.assert_allclose(first.predict(X).mean, first.fitted, rtol=1e-9)
 
 
 def test_homogeneous_identity():
@@ -330,3 +333,16 @@ def test_bad_test_input():
     found = solve_perturbation(X, y, depth=1, activation="sin", gamma0=0.1, beta=1.0)
     with pytest.raises(ValueError, match="X_test: expected 4 columns as in X"):
         found.predict(np.ones((2, 3)))
+
+
+@pytest.mark.parametrize(("activation", "order"), [("sin", 1), ("relu", 2)])
+def test_blocks_of_test_inputs(activation, order, monkeypatch):
+    """Many test inputs are taken in blocks, which leave no trace."""
+    X, y, X_test = data(P=3, test=20)
+    found = solve_perturbation(X, y, depth=1, activation=activation, gamma0=0.2, beta=2.0, order=order, tolerance=0.05, rng=0)
+    whole = found.predict(X_test)
+    monkeypatch.setattr("linkern.bayes.perturbation_solution._LARGEST_BLOCK", 7)
+    parts = found.predict(X_test)
+    for name in ("mean", "lazy", "correction", "second_correction", "standard_error"):
+        np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), rtol=1e-9, atol=1e-13)
+    assert parts.mean.shape == (20,)
