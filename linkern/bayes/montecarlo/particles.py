@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from linkern.bayes.montecarlo.law import Law, Samples, Tilt, bounded
+from linkern.bayes.montecarlo.law import Law, Samples, Tilt
 
 __all__ = ["Population"]
 
@@ -131,7 +131,7 @@ class _Target:
         if not self.law.homogeneous:
             return squared + quadratic, pull + Sx
         u = 1 + quadratic / squared
-        bent, slope_of_bend = bounded(u)
+        bent, slope_of_bend = self.law.bend(u)
         pull *= slope_of_bend.astype(x.dtype)[:, None]
         pull += (slope_of_bend + bent - u * slope_of_bend).astype(x.dtype)[:, None] * Sx
         return squared * bent, pull

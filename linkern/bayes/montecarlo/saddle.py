@@ -23,12 +23,12 @@ __all__ = ["Found", "Problem", "State", "solve_on"]
 Floats = NDArray[np.float64]
 
 # Differences of noisy residuals span few directions worth keeping.
-_MEMORY, _CUTOFF = 6, 1e-2
+_MEMORY, _CUTOFF = 12, 1e-3
 _READOUT_TOLERANCE = 1e-5
 _BACKTRACKS = 8
 _ROUNDING = 1e-6
 # Maps without progress before giving up.
-_PATIENCE = 8
+_PATIENCE = 10
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Found:
 class _Pass:
     """One forward and backward pass: `new` holds the whitened duals that the map makes of `state`."""
 
-    def __init__(self, problem: Problem, layers: Sequence[SampledLayer], state: State) -> None:
+    def __init__(self, problem: Problem, layers: Sequence[SampledLayer], state: State, least_effective: float) -> None:
         L, g = problem.depth, problem.variances
         self.kernels, self.roots, self.weights, self.rho = [problem.C], [], [], []
         self.effective, self.bent = 1.0, 0.0
@@ -150,7 +150,9 @@ class _Pass:
                 tilts.append(Tilt(inverse @ state.duals[l] @ inverse))
                 weights, rho = views[l].weights(tilts[l])
             else:
-                point, self.readout_step = maximise(views[l], problem.readout, inverse @ state.signal, _READOUT_TOLERANCE)
+                point, self.readout_step = maximise(
+                    views[l], problem.readout, inverse @ state.signal, _READOUT_TOLERANCE, least_effective / 2
+                )
                 weights, rho, self.V = point.weights, point.rho, point.V
                 tilts.append(Tilt.of_readout(self.V, problem.gamma0**2 * g[L]))
             self.effective = min(self.effective, weights.effective)
@@ -182,7 +184,7 @@ def solve_on(
     where the particles stop representing the solution.
     Cost: per map 5 to 9 products S P^2 and an eigendecomposition per layer.
     """
-    current = _Pass(problem, layers, start)
+    current = _Pass(problem, layers, start, least_effective)
     best, best_residual, best_step = current, math.inf, 0
     if problem.depth == 1:
         return _truth(problem, current, current.readout_step, 1)
@@ -199,10 +201,14 @@ def solve_on(
             break
         history = [*history, (W, F)][-_MEMORY:]
         a = strength * float(np.sum(current.V * (current.kernels[-1] @ current.V)))
-        target = _anderson(history, 1 / (1 + 1.5 * a))
+        damping = 0.5 / (1 + 1.5 * a)
         for halving in range(_BACKTRACKS):
-            duals = (W + 0.5**halving * (target - W)).reshape(start.duals.shape)
-            trial = _Pass(problem, layers, State(duals, current.state.signal))
+            if halving == _BACKTRACKS // 2:
+                # Extrapolation has left the domain: start again from the map itself.
+                history = history[-1:]
+            target = _anderson(history, damping)
+            duals = (W + 0.5 ** (halving % (_BACKTRACKS // 2)) * (target - W)).reshape(start.duals.shape)
+            trial = _Pass(problem, layers, State(duals, current.state.signal), least_effective)
             if trial.effective >= least_effective:
                 break
         else:

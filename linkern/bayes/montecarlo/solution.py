@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,12 +14,10 @@ from linkern.bayes.montecarlo.estimate import Estimate, over_sections
 from linkern.bayes.montecarlo.lobes import LobeCheck
 from linkern.bayes.montecarlo.observables import Density, alignment, overlaps, preactivation_density
 from linkern.bayes.montecarlo.predict import NewInputs, predict
-from linkern.bayes.montecarlo.saddle import Found, Problem
-from linkern.bayes.montecarlo.samples import SampledLayer
-from linkern.bayes.montecarlo.sites import SaddleSample, SiteEnsemble
+from linkern.bayes.montecarlo.sites import SaddleSample
 from linkern.solution import Solution, save_npz
 
-__all__ = ["MonteCarloSolution", "saddle_sample"]
+__all__ = ["MonteCarloSolution"]
 
 Floats = NDArray[np.float64]
 
@@ -43,11 +41,12 @@ class MonteCarloSolution(Solution):
     identity : float
         Activations of degree one: relative spread over layers of Tr(Phi^l hatPhi^l), equal by rescaling symmetry. Else nan.
     lobes : tuple of LobeCheck
-        Activations of degree one: per layer, an importance sample from scratch that looks for rare, strongly active neurons.
+        Activations of degree one: per layer, the strength of the tilt by importance sampling, which for particles is a check
+        from scratch that looks for rare, strongly active neurons.
     acceptance : tuple of float
-        Of the last move, per layer.
+        Of the last move, per layer; empty without particles.
     snapshots, particles : int
-        Size of the final average: snapshots of a population of that many particles per layer.
+        Size of the final average: snapshots of a population of that many particles per layer, or one of independent samples.
     samples_needed : int or None
         Particles x snapshots that the tolerance would take, where the budget did not allow them.
     reasons : tuple of str
@@ -160,16 +159,3 @@ class MonteCarloSolution(Solution):
         if self.X is None:
             raise ValueError("X_new: expected a solution made from inputs X, this one was made from a kernel")
         return NewInputs.of(self.X, X_new)
-
-
-def saddle_sample(problem: Problem, layers: Sequence[SampledLayer], found: Found, rng: np.random.Generator) -> SaddleSample:
-    """Turn a solution on particles into kernels and populations; radii that were integrated out are drawn."""
-    sites = []
-    for l, (law, layer) in enumerate(zip(problem.laws, layers, strict=True)):
-        root = found.roots[l]
-        lengths = None
-        if law.homogeneous:
-            # |eps|^2 = chi^2_r/Q with rho = r/Q.
-            lengths = np.sqrt(rng.chisquare(law.rank, len(layer.eps)) * found.rho[l] / law.rank)
-        sites.append(SiteEnsemble(root @ root.T, layer.eps, root, found.weights[l], law.activation, lengths))
-    return SaddleSample(found.kernels, found.duals, found.V, tuple(sites))
