@@ -154,6 +154,11 @@ class Ensemble:
         """
         for q, layer, root, tilt in zip(self.populations, self.layers, law.roots, law.tilts, strict=True):
             q.become(layer.transported(q.law, root, tilt, self.groups, self.rng))
+        self.wander(law)
+
+    def wander(self, law: LawPoint) -> None:
+        """Move all particles under the law that they follow already."""
+        for q, root, tilt in zip(self.populations, law.roots, law.tilts, strict=True):
             q.move(root, tilt)
         self.law = law
         self.layers = [

@@ -34,6 +34,7 @@ _PER_POINT, _LEAST_SAMPLES, _MOST_SAMPLES, _FIRST = 256, 8192, 16384, 32768
 _RATIO, _HALVINGS = 1.5, 2
 # Lobes need samples before a tilt has them: the mean weight of a lobe's probes may not exceed this multiple of all.
 _LARGEST_WEIGHT, _PROBES, _MOST_LOBES = 5.0, 64, 32
+_HUGE = 100.0
 # Tilts still change: the narrowest lobe of a proposal is not as narrow as the narrowest that they may have.
 _LEAST_LOW = 0.01
 _TOLERANCE, _MAPS = 1e-2, 20
@@ -176,7 +177,7 @@ def _lacking(
     log_target = sample.reference + law.rank / 2 * np.log(sample.squared) - log_mean
     log_density, chosen = mixture.log_density(probes), []
     while len(chosen) + len(mixture.shares) < _MOST_LOBES:
-        weights = np.exp(log_target - log_density).reshape(len(lobes), -1).mean(axis=1)
+        weights = np.exp(np.minimum(log_target - log_density, _HUGE)).reshape(len(lobes), -1).mean(axis=1)
         weights[chosen] = 0.0
         worst = int(np.argmax(weights))
         if weights[worst] < _LARGEST_WEIGHT:

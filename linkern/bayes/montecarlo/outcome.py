@@ -20,8 +20,11 @@ __all__ = ["Average", "Outcome", "averaged", "pareto_k", "relative_errors", "str
 
 Floats = NDArray[np.float64]
 
-# Kernels are some ten times less sensitive to the equations' residual than duals, and errors need few digits.
-_TOLERANCE, _GROUP_TOLERANCE, _MAPS = 2e-3, 1e-2, 40
+# Kernels are some ten times less sensitive to the equations' residual than duals. Errors need few digits: a group's residual,
+# which starts as its noise, is reduced to this fraction.
+_TOLERANCE, _GROUP_TOLERANCE, _FRACTION, _MAPS = 5e-4, 1e-2, 0.1, 40
+# Share in the sum of squared weights below which a single one does not matter.
+_NEGLIGIBLE = 0.01
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,7 @@ def averaged(problem: Problem, layers: Sequence[SampledLayer], start: State, lea
             [layer.group(index) for layer in layers],
             found.state,
             tol=_GROUP_TOLERANCE,
+            reduction=_FRACTION,
             max_steps=_MAPS,
             least_effective=least_effective,
         )
@@ -129,9 +133,14 @@ def averaged(problem: Problem, layers: Sequence[SampledLayer], start: State, lea
 
 
 def relative_errors(kernels: Floats, parts: Sequence[Floats]) -> Floats:
-    """Standard errors of Phi^1..Phi^L (L,) that independent parts show, relative in Frobenius norm."""
-    spread = np.linalg.norm(np.std(parts, axis=0, ddof=1), axis=(1, 2)) / math.sqrt(len(parts))
-    return np.asarray((spread / np.linalg.norm(kernels, axis=(1, 2)))[1:])
+    """Errors of Phi^1..Phi^L (L,) that G independent parts show, relative in Frobenius norm.
+
+    The standard error, and beside it the bias of solutions on finite samples: parts are G times smaller and show G times as much.
+    """
+    G = len(parts)
+    spread = np.linalg.norm(np.std(parts, axis=0, ddof=1), axis=(1, 2)) / math.sqrt(G)
+    bias = np.linalg.norm(np.mean(parts, axis=0) - kernels, axis=(1, 2)) / (G - 1)
+    return np.asarray((np.hypot(spread, bias) / np.linalg.norm(kernels, axis=(1, 2)))[1:])
 
 
 def strength(l: int, average: Average) -> tuple[float, float]:
@@ -144,12 +153,13 @@ def strength(l: int, average: Average) -> tuple[float, float]:
 
 
 def pareto_k(weights: Floats) -> float:
-    """Shape of a generalised Pareto distribution fitted to the largest weights; negative where their tail is bounded."""
+    """Shape of a generalised Pareto distribution fitted to the largest weights; -inf where none of them matters."""
+    if weights.max() ** 2 < _NEGLIGIBLE * np.square(weights).sum():
+        # Their tail has a shape, but no consequence.
+        return -math.inf
     size = min(len(weights) // 5, int(3 * math.sqrt(len(weights))))
     tail = np.partition(weights, -size - 1)[-size - 1 :]
     excess = tail - tail.min()
-    if excess.max() <= 1e-12 * tail.max():
-        return -math.inf
     return float(stats.genpareto.fit(excess[excess > 0] / excess.mean(), 0.3, floc=0, scale=1.0)[0])
 
 

@@ -40,11 +40,14 @@ def pooled(ensemble: Ensemble, tol: float, most: int, rng: np.random.Generator) 
     for population in ensemble.populations:
         population.frozen = True
     problem, particles = ensemble.problem, len(ensemble.populations[0].x)
-    snapshots: list[list[SampledLayer]] = []
+    assert ensemble.law is not None
+    law, snapshots = ensemble.law, list[list[SampledLayer]]()
 
     def gather(count: int) -> None:
         for _ in range(count):
-            ensemble.stay(_SPACING)
+            for _ in range(_SPACING):
+                # The law need not be the solution's: weights make good what is between them.
+                ensemble.wander(law)
             snapshots.append(ensemble.layers)
 
     largest = max(most // particles, _FIRST_SNAPSHOTS)

@@ -37,7 +37,7 @@ class MonteCarloSolution(Solution):
     effective_fraction : float
         Effective fraction of the pooled particles, smallest over layers.
     pareto_k : float
-        Shape of the tail of the final weights; above 0.7 averages over them are not to be trusted.
+        Shape of the tail of the final weights, -inf where no single one matters; above 0.7 averages are not to be trusted.
     identity : float
         Activations of degree one: relative spread over layers of Tr(Phi^l hatPhi^l), equal by rescaling symmetry. Else nan.
     lobes : tuple of LobeCheck

@@ -45,7 +45,7 @@ _LARGEST_RANK = 100
 # Bytes of stored particles that bound the number of snapshots.
 _MEMORY = 100e6
 # Beyond these the weights, the equations or the domain are not what an average can be built on.
-_EVEN, _LARGEST_RESIDUAL, _MOST_BENT, _LARGEST_PARETO = 0.95, 0.1, 0.02, 0.7
+_LARGEST_RESIDUAL, _MOST_BENT, _LARGEST_PARETO = 0.1, 0.02, 0.7
 
 
 def solve_montecarlo(
@@ -187,8 +187,7 @@ def vouched(task: Task, outcome: Outcome, tol: float, seed: int | None) -> Monte
         broken.append(f"weights leave {outcome.effective:.0%} of the particles effective; try more particles")
     if outcome.bent > _MOST_BENT:
         doubts.append(f"{outcome.bent:.1%} of the weight lies where the tilt's average is nearly infinite; try more particles")
-    # The tail of weights that are all nearly equal has a shape, but no consequence.
-    if outcome.heaviest > _LARGEST_PARETO and outcome.effective < _EVEN:
+    if outcome.heaviest > _LARGEST_PARETO:
         doubts.append(f"the weights have a heavy tail, Pareto k = {outcome.heaviest:.2f}; try more particles")
     short = largest > 1.05 * tol
     if short:
