@@ -29,9 +29,9 @@ Floats = NDArray[np.float64]
 
 # With a proposal on both sides, Q can be followed almost to zero.
 _EDGE = 3e-3
-# Samples at a step: a multiple of P between these; samples of the first final average.
-_PER_POINT, _LEAST_SAMPLES, _MOST_SAMPLES, _FIRST = 256, 8192, 16384, 32768
-_RATIO, _HALVINGS = 1.5, 2
+# Samples at a step, per point and at least, at most; samples that a fit uses; samples of the first final average.
+_PER_POINT, _LEAST_SAMPLES, _MOST_SAMPLES, _FITTED, _FIRST = 256, 8192, 32768, 16384, 32768
+_RATIO, _HALVINGS = 1.5, 1
 # Lobes need samples before a tilt has them: the mean weight of a lobe's probes may not exceed this multiple of all.
 _LARGEST_WEIGHT, _PROBES, _MOST_LOBES = 5.0, 64, 32
 _HUGE = 100.0
@@ -40,8 +40,8 @@ _LEAST_LOW = 0.01
 _TOLERANCE, _MAPS = 1e-2, 20
 # A step ends when this fraction of its samples is effective, or after so many fits.
 _GOOD, _ATTEMPTS, _GROWTH = 0.3, 6, 4
-# Residual of the equations on a group's samples beyond which these have no solution.
-_UNSOLVED = 0.03
+# Residual of the equations beyond which samples are too few for a step, and those of a group for its error.
+_UNSOLVED, _UNSOLVED_GROUP = 0.1, 0.03
 # Effective fraction of samples below which a proposal does not cover a law.
 _LEAST_EFFECTIVE = 0.1
 
@@ -69,6 +69,7 @@ class Proposals:
         laws = tuple(replace(law, edge=_EDGE) for law in problem.laws)
         self.problem, self.state, self.groups, self.rng = replace(problem, laws=laws), start, groups, rng
         self.mixtures = [Mixture.prior(law.rank) for law in laws]
+        self.samples = max(_LEAST_SAMPLES, _PER_POINT * len(problem.C))
         self.lowest = [1.0] * len(laws)
         self.path: list[Rung] = []
         self._report = report or (lambda rung: None)
@@ -108,7 +109,7 @@ class Proposals:
         """Fit the mixtures to a solution on samples of them."""
         tilts = LawPoint.of(found, self.problem).tilts
         for l, (law, layer) in enumerate(zip(self.problem.laws, layers, strict=True)):
-            rows = slice(0, _MOST_SAMPLES)
+            rows = slice(0, _FITTED)
             eps, rho, weights = layer.eps[rows], found.rho[l][rows], found.weights[l][rows]
             # Rare neurons that carry much of the tilt deserve samples for what they carry, not only for how many they are.
             energy = weights * rho * np.abs(tilts[l].quadratic(law.activation.value(eps @ found.roots[l].T)))
@@ -123,12 +124,15 @@ class Proposals:
 
     def _covered(self, problem: Problem, start: State) -> Found:
         """Move to a solution on samples that include those of the lobes that it has."""
-        samples = min(max(_LEAST_SAMPLES, _PER_POINT * len(problem.C)), _MOST_SAMPLES)
         self.problem, self.state = problem, start
         for _ in range(_ATTEMPTS):
-            layers = self.draw(samples, scrambled=False)
+            layers = self.draw(self.samples, scrambled=False)
             found = solve_on(problem, layers, self.state, tol=_TOLERANCE, max_steps=_MAPS, least_effective=_LEAST_EFFECTIVE)
             if self.cover(problem, layers, found) or found.effective < _LEAST_EFFECTIVE:
+                continue
+            if found.residual > _UNSOLVED and self.samples < _MOST_SAMPLES:
+                # Equations with the noise of so few samples have no solution.
+                self.samples *= 2
                 continue
             self.state = found.state
             self.fit(layers, found)
@@ -193,7 +197,7 @@ def proposed(proposals: Proposals, tol: float, most: int) -> Outcome:
     for attempt in range(_ATTEMPTS):
         layers = proposals.draw(count, scrambled=True)
         average = averaged(problem, layers, proposals.state, _LEAST_EFFECTIVE)
-        unsolved = np.median([group.residual for group in average.groups]) > _UNSOLVED
+        unsolved = np.median([group.residual for group in average.groups]) > _UNSOLVED_GROUP
         if average.found.effective < _LEAST_EFFECTIVE or (attempt and unsolved):
             raise OutOfReachError
         needed = max(average.needed(tol), count)
