@@ -24,6 +24,7 @@ from linkern import checks
 from linkern.activations import Activation
 from linkern.bayes.montecarlo.anneal import Ensemble, Rung
 from linkern.bayes.montecarlo.importance import OutOfReachError, Proposals, proposed
+from linkern.bayes.montecarlo.networked import networked, width_for
 from linkern.bayes.montecarlo.outcome import Outcome
 from linkern.bayes.montecarlo.pool import pooled
 from linkern.bayes.montecarlo.saddle import Problem
@@ -39,7 +40,7 @@ Floats = NDArray[np.float64]
 GROUPS = 8
 # Multiples of the number of groups.
 _LEAST_PARTICLES, _PARTICLES_PER_POINT, _MOST_PARTICLES = 4096, 80, 8192
-METHODS = ("auto", "importance", "particles")
+METHODS = ("auto", "importance", "networks", "particles")
 # Mixtures have too many parameters, and cover too little, in more dimensions.
 _LARGEST_RANK = 100
 # Bytes of stored particles that bound the number of snapshots.
@@ -130,22 +131,31 @@ def solve_montecarlo(
         raise ValueError(
             f"method: expected an activation of degree one for 'importance', got {task.problem.laws[0].activation.name!r}"
         )
+    if method == "networks" and task.problem.depth != 1:
+        raise ValueError(f"method: expected depth 1 for 'networks', got depth {task.problem.depth}")
     P = len(task.problem.C)
     default = min(max(_LEAST_PARTICLES, _PARTICLES_PER_POINT * P), _MOST_PARTICLES)
     count = default if particles is None else GROUPS * math.ceil(checks.integer_at_least("particles", particles, 512) / GROUPS)
     affordable = int(_MEMORY / (4 * P * task.problem.depth))
     most = affordable if max_samples is None else checks.integer_at_least("max_samples", max_samples)
-    run_rng, draw_rng = checks.random_generator(rng).spawn(2)
+    run_rng, draw_rng, network_rng = checks.random_generator(rng).spawn(3)
     outcome = None
-    if method != "particles":
-        outcome = _by_importance(task, tol, most, run_rng, callback)
-    if outcome is None and method == "importance":
-        raise ConvergenceError("solve_montecarlo: proposals do not cover the neurons' law; try method='particles'")
+    for kind in _order(task, method):
+        if kind == "importance":
+            found = _by_importance(task, tol, most, run_rng, callback)
+        elif kind == "networks":
+            width = width_for(P, tol) if particles is None else count // GROUPS
+            found = networked(task, tol, most, network_rng, callback, networks=GROUPS, width=width)
+        else:
+            ensemble = Ensemble(_lazy(task), task.start, count, GROUPS, run_rng, callback)
+            ensemble.climb(task.problem.gamma0, task.warm)
+            ensemble.climb(task.problem.gamma0, task.problem.temperature)
+            found = pooled(ensemble, tol, most, draw_rng)
+        outcome = found or outcome
+        if found is not None and not found.doubts:
+            break
     if outcome is None:
-        ensemble = Ensemble(_lazy(task), task.start, count, GROUPS, run_rng, callback)
-        ensemble.climb(task.problem.gamma0, task.warm)
-        ensemble.climb(task.problem.gamma0, task.problem.temperature)
-        outcome = pooled(ensemble, tol, most, draw_rng)
+        raise ConvergenceError("solve_montecarlo: proposals do not cover the neurons' law; try another method")
     seed = int(rng) if isinstance(rng, Integral) else None
     solution = vouched(task, outcome, tol, seed)
     if solution.status is Status.NOT_CONVERGED and raise_on_failure:
@@ -156,6 +166,16 @@ def solve_montecarlo(
 def _lazy(task: Task) -> Problem:
     """Where ladders start."""
     return replace(task.problem, gamma0=min(task.first, task.problem.gamma0), temperature=task.warm)
+
+
+def _order(task: Task, method: str) -> tuple[str, ...]:
+    """Methods to try until one has no doubts."""
+    if method != "auto":
+        return (method,)
+    if task.problem.depth > 1:
+        return "importance", "particles"
+    # Without kinks and strong neurons particles are faster than networks, and free of their bias, where they arrive.
+    return ("importance", "networks") if task.problem.laws[0].homogeneous else ("particles", "networks")
 
 
 def _by_importance(

@@ -16,7 +16,7 @@ def networks(X, y, n, width, *, sweeps=12, activation="relu", gamma0=1.5, beta=2
     task = Task.checked(X, y, None, 1, gamma0, beta, activation, prior_variances)
     net = Networks(task.problem, task.problem.root, n, width, np.random.default_rng(seed))
     net.problem = Task.checked(X, y, None, 1, 0.1 * gamma0, beta, activation, prior_variances).problem
-    net.climb(gamma0, sweeps)
+    net.climb(gamma0, 1 / beta, sweeps)
     net.frozen = True
     return net
 
