@@ -97,9 +97,7 @@ class Networks:
         Y = self.problem.Y
         return np.asarray(np.linalg.solve(self._matrix(self._sum), np.broadcast_to(Y, (len(self.eps), *Y.shape))))
 
-    def climb(
-        self, gamma0: float, temperature: float, sweeps: int, report: Callable[[Networks], None] | None = None
-    ) -> None:
+    def climb(self, gamma0: float, temperature: float, sweeps: int, report: Callable[[Networks], None] | None = None) -> None:
         """Go to these parameters geometrically, one rung per sweep; `report` is called after each.
 
         Cooled after gamma0 was raised, networks arrive with too much feature learning and lose it slowly where they are narrow;

@@ -34,11 +34,12 @@ __all__ = ["networked", "width_for"]
 Floats = NDArray[np.float64]
 
 # N tol: the bias of kernels is about 1/N for few points, and some P/(20 N) for many.
-_FEW, _PER_POINT, _LEAST_WIDTH = 3.5, 0.14, 128
+_FEW, _PER_POINT, _WIDTHS = 3.5, 0.14, (128, 2048)
 # Both halves climb from the smaller of the first rung's gamma0 and this share of gamma0, by at most this factor per sweep.
 _START, _RATIO, _CLIMB = 0.1, 1.25, 20
-# Sweeps in which all networks adapt together, and how often; sweeps of the first average; how often its first half may be dropped.
+# Sweeps in which all networks adapt together, and how often; those of the first average, and how often half may be dropped.
 _ADAPTING, _WAITS, _FIRST_SWEEPS, _RESTARTS = 24, 8, 24, 5
+_LEAST_SWEEPS = 8
 # Differences between halves this unlikely are waited for before and after averages start; the last are reported where waiting
 # did not help. Eight networks that relax slowly show small ones.
 _UNSETTLED, _SUSPICIOUS, _DRIFT = 0.1, 0.05, 1e-3
@@ -53,8 +54,9 @@ class _Snapshot(NamedTuple):
 
 
 def width_for(points: int, tol: float) -> int:
-    """Neurons per network that keep the bias of the kernel near a third of `tol`, a multiple of 32."""
-    return 32 * math.ceil(max(max(_FEW, _PER_POINT * points) / tol, _LEAST_WIDTH) / 32)
+    """Neurons per network that keep the bias of the kernel near a third of `tol`, as far as affordable; a multiple of 32."""
+    width = max(_FEW, _PER_POINT * points) / tol
+    return 32 * math.ceil(min(max(width, _WIDTHS[0]), _WIDTHS[1]) / 32)
 
 
 def networked(
@@ -69,7 +71,7 @@ def networked(
 ) -> Outcome:
     """Equilibrate an even number of networks, then average sweeps until the standard error of the kernel is `tol`.
 
-    At most `most` neurons are averaged over, but those of some 24 sweeps at least.
+    At most `most` neurons are averaged over, but those of 8 sweeps at least.
     """
     problem, particles = task.problem, networks * width
     path: list[Rung] = []
@@ -85,8 +87,8 @@ def networked(
     def gather(count: int) -> None:
         history.extend(_swept(nets, count, record))
 
-    largest = max(most // particles, _FIRST_SWEEPS)
-    gather(_FIRST_SWEEPS)
+    largest = max(most // particles, _LEAST_SWEEPS)
+    gather(min(_FIRST_SWEEPS, largest))
     restarts = 0
     while True:
         count = len(history)
