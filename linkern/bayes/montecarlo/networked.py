@@ -39,6 +39,7 @@ _FEW, _PER_POINT, _WIDTHS = 3.5, 0.14, (128, 2048)
 _START, _RATIO, _CLIMB = 0.1, 1.25, 20
 # Sweeps in which all networks adapt together, and how often; those of the first average, and how often half may be dropped.
 _ADAPTING, _WAITS, _FIRST_SWEEPS, _RESTARTS = 24, 8, 24, 5
+# Whatever the budget.
 _LEAST_SWEEPS = 8
 # Differences between halves this unlikely are waited for before and after averages start; the last are reported where waiting
 # did not help. Eight networks that relax slowly show small ones.

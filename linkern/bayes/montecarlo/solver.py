@@ -130,7 +130,7 @@ def solve_montecarlo(
 
     Networks: kernels are biased by O(1/N), which standard errors do not know and `residual` tells the order of. With N = 800
     and P = 50 y^T Phi y is 0.4% too large (tanh) and V 0.3% too small. Cost: sweeps of some 10 kicks with 4 products 8 N P^2
-    each, 64 or more to arrive, 24 or more to average. Digits, relu, beta = 50 take 10 s at P = 20, 40 s at P = 50 (one core).
+    each, 64 or more to arrive, 24 or more to average. Digits, relu, beta = 50 take 11 s at P = 20, 50 s at P = 50 (one core).
     Where few strongly active neurons carry the kernel, their number relaxes over tens of sweeps, slower than a drift can be told
     from noise: y^T Phi y was up to 1% off there.
     """
