@@ -18,6 +18,7 @@ costs acceptance only.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -96,15 +97,26 @@ class Networks:
         Y = self.problem.Y
         return np.asarray(np.linalg.solve(self._matrix(self._sum), np.broadcast_to(Y, (len(self.eps), *Y.shape))))
 
-    def climb(self, gamma0: float, sweeps: int) -> None:
-        """Raise gamma0 geometrically from where it is, at the temperature it is, one rung per sweep.
+    def climb(self, gamma0: float, temperature: float, sweeps: int, report: Callable[[Networks], None] | None = None) -> None:
+        """Go to these parameters geometrically, one rung per sweep; `report` is called after each.
 
-        Cooled after gamma0 was raised instead, networks start with too much feature learning and lose it slowly.
+        Cooled after gamma0 was raised, networks arrive with too much feature learning and lose it slowly where they are narrow;
+        raised at low temperature, with too little.
         """
-        start = self.problem.gamma0
-        for share in np.arange(1, sweeps + 1) / sweeps:
-            self.problem = replace(self.problem, gamma0=start * (gamma0 / start) ** float(share))
+        here, start = self.problem.gamma0, self.problem.temperature
+        for share in (np.arange(1, sweeps + 1) / sweeps).tolist():
+            rung = here * (gamma0 / here) ** share, start * (temperature / start) ** share
+            self.problem = replace(self.problem, gamma0=rung[0], temperature=rung[1])
             self.sweep()
+            if report is not None:
+                report(self)
+        # Powers round.
+        self.problem = replace(self.problem, gamma0=gamma0, temperature=temperature)
+
+    def join(self, other: Networks) -> None:
+        """Take in the networks of another instance; what was tuned here moves them all."""
+        self.eps = np.concatenate([self.eps, other.eps])
+        self._refresh()
 
     def sweep(self) -> None:
         """Move every neuron once.

@@ -35,7 +35,7 @@ class MonteCarloSolution(Solution):
     kernel_errors : (L,) array
         Standard error of Phi^1, .., Phi^L relative to the kernel, in Frobenius norm; the tolerance bounds the largest.
     effective_fraction : float
-        Effective fraction of the pooled particles, smallest over layers.
+        Effective fraction of the pooled particles, smallest over layers; 1 for networks, whose neurons have no weights.
     pareto_k : float
         Shape of the tail of the final weights, -inf where no single one matters; above 0.7 averages are not to be trusted.
     identity : float
@@ -44,9 +44,10 @@ class MonteCarloSolution(Solution):
         Activations of degree one: per layer, the strength of the tilt by importance sampling, which for particles is a check
         from scratch that looks for rare, strongly active neurons.
     acceptance : tuple of float
-        Of the last move, per layer; empty without particles.
+        Of the last move, per layer: of particles by strength of the tilt, of networks per neuron; empty for independent samples.
     snapshots, particles : int
-        Size of the final average: snapshots of a population of that many particles per layer, or one of independent samples.
+        Size of the final average: snapshots of a population of that many particles per layer, sweeps of that many neurons over
+        all networks, or one set of independent samples.
     samples_needed : int or None
         Particles x snapshots that the tolerance would take, where the budget did not allow them.
     reasons : tuple of str
@@ -54,7 +55,8 @@ class MonteCarloSolution(Solution):
     path : tuple of Rung
         The ladder from weak to strong feature learning.
 
-    `residual` is that of the saddle-point equations averaged over the final particles.
+    `residual` is that of the saddle-point equations averaged over the final particles; of networks, that of their mean error
+    signals with the mean kernel, which has the order of the bias of a finite width.
     """
 
     sample: SaddleSample = field(repr=False)
@@ -97,7 +99,8 @@ class MonteCarloSolution(Solution):
     @property
     def fitted(self) -> Floats:
         """f at the training inputs, shaped like y."""
-        return (self.labels - self.sample.coefficients / self.parameters["beta"]).reshape(self.label_shape)
+        temperature = 1 / float(self.parameters["beta"])
+        return (self.labels - temperature * self.sample.coefficients).reshape(self.label_shape)
 
     @property
     def effective_sample_size(self) -> Floats:
@@ -111,7 +114,7 @@ class MonteCarloSolution(Solution):
             phi = site.features
             norm = np.einsum("si,si->s", phi, phi)
             spread.append(site.weights @ norm**2 - np.sum(kernel**2))
-        return np.asarray(spread) / error**2
+        return np.asarray(np.asarray(spread) / error**2)
 
     def estimate(self, quantity: Callable[[SaddleSample], NDArray[np.float64] | float]) -> Estimate:
         """Return any function of a `SaddleSample` with its standard error."""

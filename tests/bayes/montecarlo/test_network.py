@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from linkern.bayes import solve_linear
 from linkern.bayes.montecarlo.network import Networks
 from linkern.bayes.montecarlo.network_jumps import Lobes
 from linkern.bayes.montecarlo.network_law import Conditional, accepted_in_turn
@@ -16,7 +15,7 @@ def networks(X, y, n, width, *, sweeps=12, activation="relu", gamma0=1.5, beta=2
     task = Task.checked(X, y, None, 1, gamma0, beta, activation, prior_variances)
     net = Networks(task.problem, task.problem.root, n, width, np.random.default_rng(seed))
     net.problem = Task.checked(X, y, None, 1, 0.1 * gamma0, beta, activation, prior_variances).problem
-    net.climb(gamma0, sweeps)
+    net.climb(gamma0, 1 / beta, sweeps)
     net.frozen = True
     return net
 
@@ -66,7 +65,7 @@ def test_law_of_one_neuron_is_the_energy_it_adds_and_its_gradient():
 
 
 def test_one_datum_has_the_exact_kernel_of_its_width():
-    N, n, gamma0, beta, y = 96, 200, 1.5, 20.0, 1.3
+    N, n, gamma0, beta, y = 64, 160, 1.5, 20.0, 1.3
     net = networks([[1.0]], [y], n, N, gamma0=gamma0, beta=beta, sweeps=30)
     draws = []
     for _ in range(20):
@@ -108,21 +107,6 @@ def test_few_neurons_have_the_law_of_weighted_prior_draws(activation):
     error = np.sqrt(K.var(axis=0) / len(K) + np.einsum("s,spq->pq", w**2, (Phi - expected) ** 2))
     assert np.linalg.norm(error) < 0.02 * np.linalg.norm(expected)
     assert (np.abs(K.mean(axis=0) - expected) < 4 * error).all()
-
-
-def test_linear_networks_approach_the_exact_kernel():
-    rng = np.random.default_rng(3)
-    X, y, n, N = rng.standard_normal((5, 6)), rng.standard_normal(5), 16, 256
-    exact = np.asarray(solve_linear(X, y, depth=1, gamma0=1.0, beta=20.0).kernels[-1])
-    net = networks(X, y, n, N, activation="linear", gamma0=1.0)
-    kernels = []
-    for _ in range(25):
-        net.sweep()
-        kernels.append(net.kernels)
-    each = np.mean(kernels, axis=0)
-    error = np.linalg.norm(each.std(axis=0, ddof=1)) / np.sqrt(n)
-    assert error < 0.02 * np.linalg.norm(exact)
-    assert np.linalg.norm(each.mean(axis=0) - exact) < 3 * error + 2 / N * np.linalg.norm(exact)
 
 
 def test_error_signals_belong_to_the_features():
