@@ -107,6 +107,9 @@ def _newton_step(view: View, readout: Readout, point: ReadoutPoint) -> Floats:
     fluctuation = second - np.outer(mean, mean)
     hessian = readout.strength * readout.variance**2 * fluctuation
     hessian += np.kron(readout.variance * gram(view.phi, w * rho, view.phi) + readout.temperature * np.eye(P), np.eye(O))
+    if not np.isfinite(hessian).all():
+        # A tilt without an average over these samples: there is nowhere to go from here.
+        return np.zeros_like(point.V)
     try:
         factor = linalg.cho_factor(hessian)
     except linalg.LinAlgError:
