@@ -20,7 +20,7 @@ BETA = 50.0
 # Activation, depth, P, gamma0 and the most seconds that it should take.
 SMALL = [
     *((name, 1, 20, 1.0, 2) for name in ("linear", "relu", "tanh")),
-    *((name, 1, 50, 1.0, 5) for name in ("linear", "relu")),
+    *((name, 1, 50, 1.0, 5) for name in ("linear", "relu", "tanh")),
     *((name, 2, 20, 2.0, 15) for name in ("linear", "relu", "tanh")),
     *((name, 3, 20, 2.0, 15) for name in ("linear", "relu")),
 ]

@@ -17,6 +17,7 @@ from linkern.bayes.montecarlo.law import Tilt
 from linkern.bayes.montecarlo.particles import Population
 from linkern.bayes.montecarlo.saddle import Found, Problem, State, solve_on
 from linkern.bayes.montecarlo.samples import SampledLayer
+from linkern.solution import ConvergenceError
 
 __all__ = ["Ensemble", "LawPoint", "Rung"]
 
@@ -138,6 +139,9 @@ class Ensemble:
             middle = math.sqrt(gamma0 * self.problem.gamma0), math.sqrt(temperature * self.problem.temperature)
             self.rung(*middle, halvings - 1)
             return self.rung(gamma0, temperature, halvings - 1)
+        if not (np.isfinite(found.kernels).all() and np.isfinite(found.state.duals).all()):
+            where = f"gamma0 = {gamma0:.3g}, temperature = {temperature:.3g}"
+            raise ConvergenceError(f"particles have lost the solution at {where}; try more particles or a smaller gamma0")
         self.problem, self.state = problem, found.state
         V, Y = found.V, problem.Y
         self.path.append(
@@ -154,6 +158,11 @@ class Ensemble:
         """
         for q, layer, root, tilt in zip(self.populations, self.layers, law.roots, law.tilts, strict=True):
             q.become(layer.transported(q.law, root, tilt, self.groups, self.rng))
+        self.wander(law)
+
+    def wander(self, law: LawPoint) -> None:
+        """Move all particles under the law that they follow already."""
+        for q, root, tilt in zip(self.populations, law.roots, law.tilts, strict=True):
             q.move(root, tilt)
         self.law = law
         self.layers = [

@@ -11,13 +11,14 @@ At kinks phi'' is a delta function; there integration by parts along K e_a gives
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from linkern.bayes.montecarlo.law import EDGE, Law, Samples, Tilt
+from linkern.bayes.montecarlo.law import Law, Samples, Tilt
 
 __all__ = ["View", "Weights", "blocks", "gram", "weigh"]
 
@@ -25,8 +26,6 @@ Floats = NDArray[np.float64]
 
 # Products over samples run over blocks of this many rows, in the particles' precision, and are summed in float64.
 _BLOCK = 2048
-# Log-weights this far above the median are cut: one particle must not own an average.
-_CUT = 4.0
 
 
 @dataclass(frozen=True)
@@ -48,15 +47,16 @@ class Weights:
     effective: float
 
 
-def weigh(log_weights: Floats, shape: tuple[int, int] = (1, 1)) -> Weights:
-    """Normalise weights given by their logarithms, cut at a fixed distance above the median.
+def weigh(log_weights: Floats, shape: tuple[int, int] = (1, 1), cut: float = math.inf) -> Weights:
+    """Normalise weights given by their logarithms, which are cut at a fixed distance above the median.
 
     With `shape` = (groups, snapshots), snapshots count alike: normalisations of their laws differ and are not known.
     """
     table = log_weights.reshape(*shape, -1)
-    cut = np.minimum(table, np.median(table, axis=(0, 2), keepdims=True) + _CUT)
-    top = cut.max(axis=(0, 2), keepdims=True)
-    w = np.exp(cut - top)
+    if cut < math.inf:
+        table = np.minimum(table, np.median(table, axis=(0, 2), keepdims=True) + cut)
+    top = table.max(axis=(0, 2), keepdims=True)
+    w = np.exp(table - top)
     means = w.mean(axis=(0, 2), keepdims=True)
     w /= means * w.size
     return Weights(w.ravel(), float(np.mean(top + np.log(means))), float(1 / (np.square(w).sum() * w.size)))
@@ -90,12 +90,21 @@ class View:
         Log-density of the law that the particles follow.
     shape : tuple of int
         Groups and snapshots.
+    cut : float
+        Distance of log-weights from their median beyond which they are cut.
     """
 
     def __init__(
-        self, law: Law, eps: Samples, squared: Floats, reference: Floats, root: Floats, shape: tuple[int, int] = (1, 1)
+        self,
+        law: Law,
+        eps: Samples,
+        squared: Floats,
+        reference: Floats,
+        root: Floats,
+        shape: tuple[int, int] = (1, 1),
+        cut: float = math.inf,
     ) -> None:
-        self.law, self.eps, self.squared, self.reference, self.shape = law, eps, squared, reference, shape
+        self.law, self.eps, self.squared, self.reference, self.shape, self.cut = law, eps, squared, reference, shape, cut
         self.root = root.astype(eps.dtype)
         self.phi = np.empty((len(eps), len(root)), dtype=eps.dtype)
         for rows in blocks(len(eps)):
@@ -107,23 +116,16 @@ class View:
 
     def weights_of(self, quadratic: Floats) -> tuple[Weights, Floats]:
         """Weights and rho given phi^T H phi."""
-        return weigh(self.law.log_density(self.squared, quadratic) - self.reference, self.shape), self.law.rho(
-            self.squared, quadratic
-        )
+        change = self.law.log_density(self.squared, quadratic) - self.reference
+        return weigh(change, self.shape, self.cut), self.law.rho(self.squared, quadratic)
 
     def tilt_of(self, tilt: Tilt) -> Floats:
         """phi^T H phi, (S,)."""
         return np.asarray(tilt.quadratic(self.phi), dtype=np.float64)
 
-    def followed(self) -> Floats:
-        """phi^T H phi of the tilt that the particles follow, (S,), where Q is not bent."""
-        if not self.law.homogeneous:
-            return -2 * self.reference
-        return np.asarray(np.exp(-2 / self.law.rank * self.reference) - self.squared)
-
     def bent(self, tilt: Tilt) -> NDArray[np.bool_]:
         """Where Q is not what the tilt makes it but bent to stay positive."""
-        return np.asarray(self.law.homogeneous & (1 + self.tilt_of(tilt) / self.squared < 2 * EDGE))
+        return np.asarray(self.law.homogeneous & (1 + self.tilt_of(tilt) / self.squared < 2 * self.law.edge))
 
     def kernel(self, w: Floats, rho: Floats) -> Floats:
         """<phi phi^T>."""

@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 from linkern.activations import Activation
 
-__all__ = ["EDGE", "Law", "Tilt", "bounded", "roots_of"]
+__all__ = ["Law", "Tilt", "roots_of"]
 
 Floats = NDArray[np.float64]
 Samples = NDArray[np.floating]
 
 # A jump of phi' by this much between neighbours of the probing grid counts as a kink.
 _KINK = 0.05
-# Below this Q/|eps|^2 is continued by an exponential.
-EDGE = 0.03
+# Below this Q/|eps|^2 is continued by an exponential. Particles need a margin: where none are, nothing holds the tilt back.
+_EDGE = 0.03
 _LEAST_EXPONENT = -300.0
 
 
@@ -71,6 +71,8 @@ class Law:
         phi' jumps, so that averages of phi'' are taken by integration by parts.
     offset : float
         Subtracted from phi' there: the middle of the jump at zero. Any number is right, this one least noisy.
+    edge : float
+        Q/|eps|^2 below which Q is bent.
     """
 
     activation: Activation
@@ -78,6 +80,7 @@ class Law:
     homogeneous: bool
     kinked: bool
     offset: float
+    edge: float = _EDGE
 
     @classmethod
     def of(cls, activation: Activation, rank: int) -> Law:
@@ -91,7 +94,7 @@ class Law:
         """Logarithm of the density given |eps|^2 and phi^T H phi, up to what tilts share."""
         if not self.homogeneous:
             return np.asarray(-quadratic / 2, dtype=np.float64)
-        return np.asarray(-self.rank / 2 * np.log(squared * bounded(1 + quadratic / squared)[0]))
+        return np.asarray(-self.rank / 2 * np.log(squared * self.bend(1 + quadratic / squared)[0]))
 
     def stretch(self, log_density: Floats, reference: Floats) -> Floats:
         """Factor of eps that carries the radius from one law to another, (S,): |eps|^2 is chi^2_r/Q under both."""
@@ -101,20 +104,20 @@ class Law:
         """Weight of averages of degree two, (S,)."""
         if not self.homogeneous:
             return np.ones(len(squared))
-        Q, slope = bounded(1 + quadratic / squared)
+        Q, slope = self.bend(1 + quadratic / squared)
         return np.asarray(self.rank * slope / (squared * Q))
 
+    def bend(self, u: Samples) -> tuple[Floats, Floats]:
+        """Continue u = Q/|eps|^2 to where it would not be positive, with ln u along its tangent; return it and its slope.
 
-def bounded(u: Samples) -> tuple[Floats, Floats]:
-    """Continue u = Q/|eps|^2 to where it would not be positive, with ln u along its tangent; return it and its slope.
-
-    A tilt of finite average has Q > 0 everywhere, but sampling noise takes tilts across that edge in directions where there are
-    no particles. Continued so, densities stay finite, ln Z convex, and particles that find such a direction push the tilt back.
-    """
-    u = np.asarray(u, dtype=np.float64)
-    inside = u > EDGE
-    Q = np.where(inside, u, EDGE * np.exp(np.clip(u / EDGE, _LEAST_EXPONENT, 1.0) - 1))
-    return Q, np.where(inside, 1.0, Q / EDGE)
+        A tilt of finite average has Q > 0 everywhere, but sampling noise takes tilts across that edge in directions where there
+        are no samples. Continued so, densities stay finite, ln Z convex, and samples that find such a direction push the tilt
+        back.
+        """
+        u = np.asarray(u, dtype=np.float64)
+        inside = u > self.edge
+        Q = np.where(inside, u, self.edge * np.exp(np.clip(u / self.edge, _LEAST_EXPONENT, 1.0) - 1))
+        return Q, np.where(inside, 1.0, Q / self.edge)
 
 
 def roots_of(matrix: Floats) -> tuple[Floats, Floats]:

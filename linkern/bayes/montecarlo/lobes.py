@@ -1,9 +1,9 @@
-r"""An independent check for activations of degree one: are the rare, strongly active neurons represented?
+r"""Where the rare, strongly active neurons of activations of degree one are, and whether particles represent them.
 
-Where phi is linear, a tilt by readouts is Gaussian: around every minimum d of Q on the unit sphere lies a lobe of neurons with
-variance 1/Q(d) along d. Lobes of small Q hold few neurons that carry much of the kernel, and particles may not have found them.
-Descent from many starts finds such directions; a mixture of the prior and one half-Gaussian per direction then is a proposal for
-plain importance sampling, which shares nothing with the particles but the tilt.
+Around every minimum d of Q on the unit sphere lies a lobe of neurons with variance 1/Q(d) along d. Lobes of small Q hold few
+neurons that carry much of the kernel, and particles may not have found them. Descent from many starts finds such directions; a
+mixture of the prior and one half-Gaussian per direction then is a proposal for plain importance sampling, which shares nothing
+with the particles but the tilt.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from linkern.bayes.montecarlo.law import Law, Tilt, bounded
+from linkern.bayes.montecarlo.law import Law, Tilt
+from linkern.bayes.montecarlo.mixture import Mixture
+from linkern.bayes.montecarlo.samples import SampledLayer
 
-__all__ = ["LobeCheck", "check_lobes"]
+__all__ = ["LobeCheck", "check_lobes", "minima"]
 
 Floats = NDArray[np.float64]
 
-_SCOUTS, _DESCENT, _SAME, _MOST = 256, 80, 0.98, 48
-_PROPOSALS, _PRIOR_SHARE = 32768, 0.3
+_LOOKED_AT, _SCOUTS, _DESCENT, _SAME, _MOST = 8192, 256, 80, 0.98, 48
+_PROPOSALS = 32768
 # Below this many effective proposals the check is silent.
 _LEAST_EFFECTIVE = 300.0
 
@@ -44,43 +46,31 @@ class LobeCheck:
 
 def check_lobes(law: Law, root: Floats, tilt: Tilt, eps: NDArray[np.floating], rng: np.random.Generator) -> LobeCheck:
     """Estimate the strength of a tilt independently of the particles `eps`, which serve as starts of the search only."""
-    r = law.rank
-    starts = np.concatenate([eps[rng.integers(len(eps), size=4 * _SCOUTS)], rng.standard_normal((4 * _SCOUTS, r))])
-    directions, lows = _minima(law, root, tilt, starts.astype(np.float64))
-    component = rng.choice(len(lows) + 1, size=_PROPOSALS, p=_shares(len(lows)))
-    points = rng.standard_normal((_PROPOSALS, r))
-    inside = component > 0
-    d = directions[component[inside] - 1]
-    along = np.einsum("sr,sr->s", points[inside], d)
-    points[inside] += (np.abs(along) / np.sqrt(lows[component[inside] - 1]) - along)[:, None] * d
-    u = _Q(law, root, tilt, points / np.linalg.norm(points, axis=1)[:, None])
-    log_weights = -r / 2 * np.log(bounded(u)[0]) - _log_proposal(directions, lows, points, r)
-    w = np.exp(log_weights - log_weights.max())
-    w /= w.sum()
-    strength = r * (1 - u) / bounded(u)[0]
-    energy = float(w @ strength)
-    error = float(np.sqrt(np.square(w) @ np.square(strength - energy)))
-    if 1 / np.square(w).sum() < _LEAST_EFFECTIVE:
+    directions, lows = minima(law, root, tilt, eps, rng)
+    mixture = Mixture.prior(law.rank).with_lobes(directions[:_MOST], lows[:_MOST])
+    sample = SampledLayer.proposed(mixture, _PROPOSALS, 1, rng, scrambled=False)
+    view = sample.view(law, root)
+    weights, rho = view.weights(tilt)
+    strength = -rho * view.tilt_of(tilt)
+    energy = float(weights.w @ strength)
+    error = float(np.sqrt(np.square(weights.w) @ np.square(strength - energy)))
+    if weights.effective * _PROPOSALS < _LEAST_EFFECTIVE:
         energy = error = float("nan")
     return LobeCheck(energy, error, float(lows.min(initial=1.0)))
 
 
-def _shares(lobes: int) -> Floats:
-    if not lobes:
-        return np.ones(1)
-    return np.concatenate([[_PRIOR_SHARE], np.full(lobes, (1 - _PRIOR_SHARE) / lobes)])
+def minima(law: Law, root: Floats, tilt: Tilt, eps: NDArray[np.floating], rng: np.random.Generator) -> tuple[Floats, Floats]:
+    """Local minima of Q on the unit sphere below 1, (K, r), and their values, lowest first: descent from many starts.
 
-
-def _Q(law: Law, root: Floats, tilt: Tilt, unit: Floats) -> Floats:
-    return np.asarray(1 + tilt.quadratic(np.asarray(law.activation.value(unit @ root.T))))
-
-
-def _minima(law: Law, root: Floats, tilt: Tilt, starts: Floats) -> tuple[Floats, Floats]:
-    """Local minima of Q on the unit sphere, (K, r), and their values, lowest first."""
-    eps = starts / np.linalg.norm(starts, axis=1)[:, None]
-    Q = _Q(law, root, tilt, eps)
-    order = np.argsort(Q)[:_SCOUTS]
-    eps, Q, length = eps[order], Q[order], np.ones(_SCOUTS)
+    Half of the starts are the lowest of the samples `eps`, half the lowest of the prior's.
+    """
+    sampled = eps[rng.choice(len(eps), size=min(len(eps), _LOOKED_AT), replace=False)]
+    kinds = []
+    for starts in (sampled, rng.standard_normal((_LOOKED_AT // 4, law.rank))):
+        unit = starts / np.linalg.norm(starts, axis=1)[:, None]
+        kinds.append(unit[np.argsort(_Q(law, root, tilt, unit))[: _SCOUTS // 2]].astype(np.float64))
+    eps = np.concatenate(kinds)
+    Q, length = _Q(law, root, tilt, eps), np.ones(len(eps))
     for _ in range(_DESCENT):
         h = eps @ root.T
         trial = eps - length[:, None] * ((law.activation.derivative(h) * tilt.apply(law.activation.value(h))) @ root)
@@ -91,14 +81,10 @@ def _minima(law: Law, root: Floats, tilt: Tilt, starts: Floats) -> tuple[Floats,
         length = np.where(better, 1.5, 0.4) * length
     kept: list[int] = []
     for index in np.argsort(Q):
-        if len(kept) < _MOST and Q[index] < 1 and all(eps[index] @ eps[k] < _SAME for k in kept):
+        if Q[index] < 1 and all(eps[index] @ eps[k] < _SAME for k in kept):
             kept.append(int(index))
-    return eps[kept], np.asarray(bounded(Q[kept])[0])
+    return eps[kept], np.asarray(law.bend(Q[kept])[0])
 
 
-def _log_proposal(directions: Floats, lows: Floats, points: Floats, r: int) -> Floats:
-    """Log-density of the direction of a proposal relative to the uniform one."""
-    shares = _shares(len(lows))
-    cosine = points @ directions.T / np.linalg.norm(points, axis=1)[:, None]
-    lobes = 2 * (cosine > 0) * np.sqrt(lows) * (1 - (1 - lows) * cosine**2) ** (-r / 2)
-    return np.asarray(np.log(shares[0] + lobes @ shares[1:]))
+def _Q(law: Law, root: Floats, tilt: Tilt, unit: Floats) -> Floats:
+    return np.asarray(1 + tilt.quadratic(np.asarray(law.activation.value(unit @ root.T))))

@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from linkern.bayes.montecarlo.law import Law, Samples, Tilt, bounded
+from linkern.bayes.montecarlo.law import Law, Samples, Tilt
 
 __all__ = ["Population"]
 
@@ -23,9 +23,12 @@ _BLOCK = 512
 # Rotation angles of a trajectory: strongly tilted directions hold points of large radius, which short ones reach slowly.
 _ANGLES = (2.2, 3.8)
 _LONGEST = 40
-_ACCEPTANCE = 0.8
-_STEPS = (0.05, 0.8)
-_LEAST_VARIANCE, _LEAST_REACH = 1e-2, 1e-6
+# Acceptance that the step aims at, averaged over particles by |tilt|: few, strongly active ones can carry most of the kernel and
+# move between steep walls (kinks times their signal). A step that suits the typical particle never moves them. Of steps that
+# scatter by the factor exp(+-_JITTER) some suit those even worse off.
+_ACCEPTANCE, _JITTER = 0.7, 0.3
+_STEPS = (0.01, 0.8)
+_LEAST_VARIANCE, _LEAST_REACH, _LEAST_STRENGTH = 1e-2, 1e-6, 1e-6
 
 
 class Population:
@@ -38,9 +41,9 @@ class Population:
     reference : (r, r) array
         R, symmetric.
     step : float
-        Rotation angle between kicks, adapted to an acceptance near 0.8 until `frozen`.
+        Rotation angle between kicks, adapted until `frozen` to an acceptance near 0.7, averaged by strength of the tilt.
     acceptance : float
-        Mean acceptance probability of the last trajectory.
+        Acceptance probability of the last trajectories, so averaged.
     """
 
     def __init__(self, law: Law, samples: int, rng: np.random.Generator) -> None:
@@ -56,10 +59,12 @@ class Population:
 
     def move(self, root: Floats, tilt: Tilt) -> None:
         """Move all particles by one trajectory under the law with this root and tilt."""
-        target = _Target(self.law, root @ self.reference, self.reference @ self.reference, tilt, self.step)
-        kicks = min(_LONGEST, max(1, math.ceil(self.rng.uniform(*_ANGLES) / self.step)))
-        blocks = range(0, len(self.x), _BLOCK)
-        self.acceptance = sum(self._trajectory(target, slice(start, start + _BLOCK), kicks) for start in blocks) / len(self.x)
+        step = min(self.step * math.exp(_JITTER * self.rng.standard_normal()), _STEPS[1])
+        target = _Target(self.law, root @ self.reference, self.reference @ self.reference, tilt, step)
+        kicks = min(_LONGEST, max(1, math.ceil(self.rng.uniform(*_ANGLES) / step)))
+        starts = range(0, len(self.x), _BLOCK)
+        probability, weight = np.hstack([self._trajectory(target, slice(start, start + _BLOCK), kicks) for start in starts])
+        self.acceptance = float(probability @ weight / weight.sum())
         if not self.frozen:
             factor = math.exp(0.5 * (self.acceptance - _ACCEPTANCE))
             self.step = min(max(self.step * factor, _STEPS[0]), _STEPS[1])
@@ -75,13 +80,16 @@ class Population:
             self.reference = np.asarray((vectors * np.sqrt(np.maximum(values, _LEAST_VARIANCE))) @ vectors.T)
         self.x = np.linalg.solve(self.reference, points.T).T.astype(np.float32)
 
-    def _trajectory(self, target: _Target, rows: slice, kicks: int) -> float:
+    def _trajectory(self, target: _Target, rows: slice, kicks: int) -> Floats:
+        """Move some particles; return their acceptance probabilities and |tilt|, (2, B)."""
         x = self.x[rows]
         p = self.rng.standard_normal(x.shape, dtype=np.float32)
         uniform = self.rng.random(len(x))
-        step = self.step
+        step = target.step
         cos, sin = np.float32(math.cos(step)), np.float32(math.sin(step))
         V, force = target.at(x)
+        # Where tilts vanish all count alike.
+        strength = target.strength(x) + _LEAST_STRENGTH
         before = V + 0.5 * _squared(p) + 0.5 * _squared(x)
         p -= np.float32(step / 2) * force
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -94,14 +102,14 @@ class Population:
         probability = np.where(np.isfinite(after), probability, 0.0)
         accepted = uniform < probability
         self.x[rows][accepted] = x[accepted]
-        return float(probability.sum())
+        return np.stack([probability, strength])
 
 
 class _Target:
     """V and its gradient in the coordinates of the reference."""
 
     def __init__(self, law: Law, root: Floats, covariance: Floats, tilt: Tilt, step: float) -> None:
-        self.law, self.tilt = law, tilt
+        self.law, self.tilt, self.step = law, tilt, step
         self.root = root.astype(np.float32)
         # The force of a kink is averaged over what a step crosses; acceptance knows the kink itself.
         reach = np.maximum(step * np.linalg.norm(root, axis=1), _LEAST_REACH).astype(np.float32)
@@ -113,6 +121,10 @@ class _Target:
         """V and its gradient."""
         energy, force = self._exponent(x)
         return (energy - _squared(x)) / 2, force - x
+
+    def strength(self, x: Samples) -> Floats:
+        """|phi^T hatPhi phi|."""
+        return np.abs(self.tilt.quadratic(np.asarray(self.law.activation.value(x @ self.root.T))), dtype=np.float64)
 
     def _exponent(self, x: Samples) -> tuple[Floats, Samples]:
         """Q(eps) of the density exp(-Q/2), and half its gradient."""
@@ -131,7 +143,7 @@ class _Target:
         if not self.law.homogeneous:
             return squared + quadratic, pull + Sx
         u = 1 + quadratic / squared
-        bent, slope_of_bend = bounded(u)
+        bent, slope_of_bend = self.law.bend(u)
         pull *= slope_of_bend.astype(x.dtype)[:, None]
         pull += (slope_of_bend + bent - u * slope_of_bend).astype(x.dtype)[:, None] * Sx
         return squared * bent, pull

@@ -1,4 +1,4 @@
-r"""The final average: the saddle point solved on many snapshots together, and on disjoint groups of particles for its error.
+r"""The final average over particles: snapshots gathered until the error is what was asked for.
 
 Particles of different groups never meet: resampling stays within groups. What two groups share, the laws under which they move,
 is made good by their weights, so that solutions on single groups are independent draws of the error, whatever the autocorrelation
@@ -7,65 +7,113 @@ in time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from linkern.bayes.montecarlo.anneal import Ensemble
-from linkern.bayes.montecarlo.saddle import Found, Problem, State, solve_on
+from linkern.bayes.montecarlo.lobes import LobeCheck, check_lobes
+from linkern.bayes.montecarlo.outcome import Average, Outcome, averaged, strength
 from linkern.bayes.montecarlo.samples import SampledLayer
 
-__all__ = ["Pool"]
+__all__ = ["pooled"]
 
 Floats = NDArray[np.float64]
 
-_TOLERANCE, _MAPS = 5e-4, 24
+# Rounds between two snapshots.
+_SPACING = 2
+_FIRST_SNAPSHOTS, _RESTARTS = 8, 4
+_LEAST_EFFECTIVE = 0.5
 # A drift of the tilts this unlikely under stationarity means that the first half was still on its way.
 _DRIFT = 1e-3
+# Standard errors between particles and importance sampling that are no accident.
+_DISAGREEMENT = 4.0
+# Minimum of Q below which lobes hold few neurons: without a precise importance sample to tell, they may be missing.
+_RARE, _CONCLUSIVE = 0.03, 0.1
 
 
-@dataclass
-class Pool:
-    """Snapshots of all layers, each under its own law.
+def pooled(ensemble: Ensemble, tol: float, most: int, rng: np.random.Generator) -> Outcome:
+    """Equilibrate, then gather snapshots until the standard error of every kernel is `tol` or there are `most` samples."""
+    ensemble.settle()
+    for population in ensemble.populations:
+        population.frozen = True
+    problem, particles = ensemble.problem, len(ensemble.populations[0].x)
+    assert ensemble.law is not None
+    law, snapshots = ensemble.law, list[list[SampledLayer]]()
 
-    Attributes
-    ----------
-    groups : int
-        Disjoint groups of particles.
-    snapshots : list of lists of SampledLayer
-        One list of layers per snapshot.
-    """
-
-    groups: int
-    snapshots: list[list[SampledLayer]] = field(default_factory=list)
-
-    def gather(self, ensemble: Ensemble, count: int, rounds: int) -> None:
-        """Add `count` snapshots, `rounds` rounds apart."""
+    def gather(count: int) -> None:
         for _ in range(count):
-            ensemble.stay(rounds)
-            self.snapshots.append(ensemble.layers)
+            for _ in range(_SPACING):
+                # The law need not be the solution's: weights make good what is between them.
+                ensemble.wander(law)
+            snapshots.append(ensemble.layers)
 
-    def forget_first_half(self) -> None:
-        """Drop the older half."""
-        self.snapshots = self.snapshots[len(self.snapshots) // 2 :]
+    largest = max(most // particles, _FIRST_SNAPSHOTS)
+    gather(_FIRST_SNAPSHOTS)
+    restarts = 0
+    while True:
+        count = len(snapshots)
+        # Snapshots of a group stand together.
+        layers = [SampledLayer.joined(history, ensemble.groups) for history in zip(*snapshots, strict=True)]
+        average = averaged(problem, layers, ensemble.state, _LEAST_EFFECTIVE)
+        drifting = _drifts(average, ensemble, count)
+        if drifting and restarts < _RESTARTS:
+            restarts += 1
+            del snapshots[: count // 2]
+            gather(count)
+            continue
+        needed = max(average.needed(tol), count * particles)
+        if needed <= count * particles or count >= largest:
+            break
+        # A little more than the estimate asks for, which is itself uncertain by a fifth.
+        gather(min(math.ceil(1.1 * needed / particles), largest) - count)
+    lobes, doubts = _lobes_represented(ensemble, average, rng)
+    if drifting:
+        doubts.append("averages still drift; try more particles or samples")
+    return average.outcome(
+        rng=rng,
+        least_effective=_LEAST_EFFECTIVE,
+        needed=needed,
+        snapshots=count,
+        acceptance=tuple(population.acceptance for population in ensemble.populations),
+        path=ensemble.path,
+        lobes=lobes,
+        doubts=doubts,
+    )
 
-    def layers(self) -> list[SampledLayer]:
-        """All snapshots of all particles, layer by layer; those of a group stand together."""
-        return [SampledLayer.joined(history, self.groups) for history in zip(*self.snapshots, strict=True)]
 
-    def solve(self, problem: Problem, layers: list[SampledLayer], start: State) -> Found:
-        """The saddle point on pooled layers, or on those of a group."""
-        return solve_on(problem, layers, start, tol=_TOLERANCE, max_steps=_MAPS)
+def _drifts(average: Average, ensemble: Ensemble, count: int) -> bool:
+    """Whether the tilt of any layer differs between the halves of the run by more than chance allows, over groups."""
+    found, half = average.found, count // 2
+    for l, (law, layer) in enumerate(zip(ensemble.problem.laws, average.layers, strict=True)):
+        energy = layer.view(law, found.roots[l]).tilt_of(found.tilt(l)) * found.rho[l] * found.weights[l]
+        table = energy.reshape(layer.groups, count, -1).sum(axis=2)
+        change = table[:, -half:].sum(axis=1) - table[:, :half].sum(axis=1)
+        if stats.ttest_1samp(change, 0.0).pvalue < _DRIFT / ensemble.problem.depth:
+            return True
+    return False
 
-    def drifts(self, problem: Problem, layers: list[SampledLayer], found: Found) -> bool:
-        """Whether the tilt of any layer differs between the halves of the run by more than chance allows, over groups."""
-        half = len(self.snapshots) // 2
-        for l, (law, layer) in enumerate(zip(problem.laws, layers, strict=True)):
-            energy = layer.view(law, found.roots[l]).tilt_of(found.tilt(l)) * found.rho[l] * found.weights[l]
-            table = energy.reshape(self.groups, len(self.snapshots), -1).sum(axis=2)
-            change = table[:, -half:].sum(axis=1) - table[:, :half].sum(axis=1)
-            if stats.ttest_1samp(change, 0.0).pvalue < _DRIFT / problem.depth:
-                return True
-        return False
+
+def _lobes_represented(ensemble: Ensemble, average: Average, rng: np.random.Generator) -> tuple[list[LobeCheck], list[str]]:
+    """Compare the strength of every tilt with an importance sample from scratch; return the checks and what they object to."""
+    checked, doubts, found = [], [], average.found
+    for l, (law, layer) in enumerate(zip(ensemble.problem.laws, average.layers, strict=True)):
+        if not law.homogeneous:
+            continue
+        check = check_lobes(law, found.roots[l], found.tilt(l), layer.eps, rng)
+        energy, noise = strength(l, average)
+        conclusive = check.standard_error <= _CONCLUSIVE * check.energy
+        if not conclusive and check.lowest < _RARE:
+            doubts.append(
+                f"layer {l + 1}: the tilt almost has no finite average (Q down to {check.lowest:.2g} on the unit sphere), "
+                "rare strongly active neurons are missing; try more particles"
+            )
+        elif abs(energy - check.energy) > _DISAGREEMENT * math.hypot(noise, check.standard_error):
+            doubts.append(
+                f"layer {l + 1}: particles find the tilt's strength {energy:.4g}, importance sampling {check.energy:.4g}; "
+                "rare strongly active neurons are missing; try more particles"
+            )
+        checked.append(check)
+    return checked, doubts

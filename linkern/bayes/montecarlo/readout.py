@@ -23,8 +23,8 @@ __all__ = ["Readout", "ReadoutPoint", "maximise"]
 Floats = NDArray[np.float64]
 
 _MAX_STEPS, _HALVINGS = 40, 12
-# Steps that leave less than this fraction of the particles effective are shortened: beyond, the average is a few particles'.
-_LEAST_EFFECTIVE = 0.25
+# Of the first V, tried where its own tilt is not represented.
+_MULTIPLES = np.geomspace(0.4, 1.6, 29)
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,14 @@ class ReadoutPoint:
     F: float
 
 
-def maximise(view: View, readout: Readout, V: Floats, tol: float) -> tuple[ReadoutPoint, float]:
+def maximise(view: View, readout: Readout, V: Floats, tol: float, least_effective: float) -> tuple[ReadoutPoint, float]:
     """Maximise F from V; return the point and the remaining step relative to V (Frobenius).
 
+    Steps that leave a smaller fraction of the samples effective than `least_effective` are shortened: beyond, the average is that
+    of a few samples.
     Cost: per step one product S (P O)^2 and a Cholesky factorisation of size P O.
     """
-    point = _feasible(view, readout, V)
+    point = _feasible(view, readout, V, least_effective)
     relative = np.inf
     for _ in range(_MAX_STEPS):
         step = _newton_step(view, readout, point)
@@ -63,7 +65,7 @@ def maximise(view: View, readout: Readout, V: Floats, tol: float) -> tuple[Reado
         gain = float((point.gradient * step).sum()) * readout.strength
         for halving in range(_HALVINGS):
             trial = _evaluate(view, readout, point.V + 0.5**halving * step)
-            enough = min(_LEAST_EFFECTIVE, point.weights.effective)
+            enough = min(least_effective, point.weights.effective)
             rounding = 1e-6 * (1 + abs(point.F))
             if trial.weights.effective >= enough and point.F + 1e-4 * 0.5**halving * gain - rounding <= trial.F:
                 break
@@ -73,16 +75,13 @@ def maximise(view: View, readout: Readout, V: Floats, tol: float) -> tuple[Reado
     return point, relative
 
 
-def _feasible(view: View, readout: Readout, V: Floats) -> ReadoutPoint:
-    """Start at V if the particles represent its tilt, else at the multiple of V whose tilt is most like the one they follow."""
+def _feasible(view: View, readout: Readout, V: Floats, least_effective: float) -> ReadoutPoint:
+    """Start at V if the samples represent its tilt, else at the multiple of V of which they represent most."""
     point = _evaluate(view, readout, V)
-    if point.weights.effective >= _LEAST_EFFECTIVE:
+    if point.weights.effective >= least_effective:
         return point
-    followed = view.followed()
-    s = _signals(view, V)
-    here = -readout.strength * readout.variance * np.einsum("so,so->s", s, s, dtype=np.float64)
-    scale = np.sqrt(max(followed @ here, 0.0) / max(here @ here, np.finfo(float).tiny))
-    return _evaluate(view, readout, scale * V)
+    multiples = [_evaluate(view, readout, scale * V) for scale in _MULTIPLES]
+    return max((point, *multiples), key=lambda other: other.weights.effective)
 
 
 def _evaluate(view: View, readout: Readout, V: Floats) -> ReadoutPoint:
@@ -108,6 +107,9 @@ def _newton_step(view: View, readout: Readout, point: ReadoutPoint) -> Floats:
     fluctuation = second - np.outer(mean, mean)
     hessian = readout.strength * readout.variance**2 * fluctuation
     hessian += np.kron(readout.variance * gram(view.phi, w * rho, view.phi) + readout.temperature * np.eye(P), np.eye(O))
+    if not np.isfinite(hessian).all():
+        # A tilt without an average over these samples: there is nowhere to go from here.
+        return np.zeros_like(point.V)
     try:
         factor = linalg.cho_factor(hessian)
     except linalg.LinAlgError:

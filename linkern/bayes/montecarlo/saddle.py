@@ -23,12 +23,14 @@ __all__ = ["Found", "Problem", "State", "solve_on"]
 Floats = NDArray[np.float64]
 
 # Differences of noisy residuals span few directions worth keeping.
-_MEMORY, _CUTOFF = 6, 1e-2
+_MEMORY, _CUTOFF = 12, 1e-3
 _READOUT_TOLERANCE = 1e-5
 _BACKTRACKS = 8
+# Share of a residual that is followed where the map does not answer.
+_SHARE = 0.4
 _ROUNDING = 1e-6
 # Maps without progress before giving up.
-_PATIENCE = 8
+_PATIENCE = 10
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class Found:
 class _Pass:
     """One forward and backward pass: `new` holds the whitened duals that the map makes of `state`."""
 
-    def __init__(self, problem: Problem, layers: Sequence[SampledLayer], state: State) -> None:
+    def __init__(self, problem: Problem, layers: Sequence[SampledLayer], state: State, least_effective: float) -> None:
         L, g = problem.depth, problem.variances
         self.kernels, self.roots, self.weights, self.rho = [problem.C], [], [], []
         self.effective, self.bent = 1.0, 0.0
@@ -150,7 +152,9 @@ class _Pass:
                 tilts.append(Tilt(inverse @ state.duals[l] @ inverse))
                 weights, rho = views[l].weights(tilts[l])
             else:
-                point, self.readout_step = maximise(views[l], problem.readout, inverse @ state.signal, _READOUT_TOLERANCE)
+                point, self.readout_step = maximise(
+                    views[l], problem.readout, inverse @ state.signal, _READOUT_TOLERANCE, least_effective / 2
+                )
                 weights, rho, self.V = point.weights, point.rho, point.V
                 tilts.append(Tilt.of_readout(self.V, problem.gamma0**2 * g[L]))
             self.effective = min(self.effective, weights.effective)
@@ -165,6 +169,9 @@ class _Pass:
             dual = g[l] * views[l].dual(g[l] * self.kernels[l], tilts[l], self.weights[l], self.rho[l])
             M = whitening[l - 1][0]
             self.new[l - 1] = M @ dual @ M
+        if not np.isfinite(self.new).all():
+            # Tilts without an average over these samples.
+            self.new, self.effective = np.zeros_like(self.new), 0.0
 
 
 def solve_on(
@@ -173,16 +180,30 @@ def solve_on(
     start: State,
     *,
     tol: float,
+    reduction: float = math.inf,
     max_steps: int = 60,
     least_effective: float = 0.5,
 ) -> Found:
     """Solve the saddle point on fixed particles.
 
-    Stops at the relative residual `tol`, after `max_steps` maps, where the residual no longer falls (kinks leave a floor), or
+    Stops at the relative residual `tol` if that is also `reduction` times the first residual or less, after `max_steps` maps, where the residual no longer falls (kinks leave a floor), or
     where the particles stop representing the solution.
     Cost: per map 5 to 9 products S P^2 and an eigendecomposition per layer.
     """
-    current = _Pass(problem, layers, start)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _solved(problem, layers, start, tol, reduction, max_steps, least_effective)
+
+
+def _solved(
+    problem: Problem,
+    layers: Sequence[SampledLayer],
+    start: State,
+    tol: float,
+    reduction: float,
+    max_steps: int,
+    least_effective: float,
+) -> Found:
+    current = _Pass(problem, layers, start, least_effective)
     best, best_residual, best_step = current, math.inf, 0
     if problem.depth == 1:
         return _truth(problem, current, current.readout_step, 1)
@@ -195,14 +216,20 @@ def solve_on(
         residual = float(np.linalg.norm(F) / max(np.linalg.norm(current.new), floor, np.finfo(float).tiny))
         if residual < best_residual:
             best, best_residual, best_step = current, residual, step
+        if step == 1:
+            tol = min(tol, reduction * residual)
         if residual <= tol or step - best_step >= _PATIENCE:
             break
         history = [*history, (W, F)][-_MEMORY:]
         a = strength * float(np.sum(current.V * (current.kernels[-1] @ current.V)))
-        target = _anderson(history, 1 / (1 + 1.5 * a))
+        relax = _Relaxation(current.new, a)
         for halving in range(_BACKTRACKS):
-            duals = (W + 0.5**halving * (target - W)).reshape(start.duals.shape)
-            trial = _Pass(problem, layers, State(duals, current.state.signal))
+            if halving == _BACKTRACKS // 2:
+                # Extrapolation has left the domain: start again from the map itself.
+                history = history[-1:]
+            target = _anderson(history, relax)
+            duals = (W + 0.5 ** (halving % (_BACKTRACKS // 2)) * (target - W)).reshape(start.duals.shape)
+            trial = _Pass(problem, layers, State(duals, current.state.signal), least_effective)
             if trial.effective >= least_effective:
                 break
         else:
@@ -211,15 +238,33 @@ def solve_on(
     return _truth(problem, best, max(best_residual, best.readout_step), step)
 
 
-def _anderson(history: list[tuple[Floats, Floats]], damping: float) -> Floats:
+def _anderson(history: list[tuple[Floats, Floats]], relax: _Relaxation) -> Floats:
     """Next point of Anderson's method from pairs (point, residual)."""
     x, F = history[-1]
     if len(history) == 1:
-        return x + damping * F
+        return x + relax(F)
     dx = np.stack([x - point for point, _ in history[:-1]], axis=1)
     dF = np.stack([F - residual for _, residual in history[:-1]], axis=1)
     coefficients = np.linalg.lstsq(dF, F, rcond=_CUTOFF)[0]
-    return np.asarray(x - dx @ coefficients + damping * (F - dF @ coefficients))
+    return np.asarray(x - dx @ coefficients + relax(F - dF @ coefficients))
+
+
+class _Relaxation:
+    """How much of a residual to follow: less along the labels, to which the map answers with a gain of about -1.5 a.
+
+    In the whitened linear network the gain is -a (2 + 3 a)/(1 + 2 a) along the readout's direction, about half as much across it
+    and nothing elsewhere. The duals' own eigenvectors tell these directions, for any activation.
+    """
+
+    def __init__(self, duals: Floats, a: float) -> None:
+        values, self.vectors = np.linalg.eigh(duals)
+        part = np.abs(values) / np.maximum(np.abs(values).max(axis=1, keepdims=True), np.finfo(float).tiny)
+        self.share = _SHARE / (1 + 0.75 * a * (part[:, :, None] + part[:, None, :]))
+
+    def __call__(self, residual: Floats) -> Floats:
+        Q = self.vectors
+        turned = np.swapaxes(Q, 1, 2) @ residual.reshape(Q.shape) @ Q
+        return np.asarray(Q @ (self.share * turned) @ np.swapaxes(Q, 1, 2)).ravel()
 
 
 def _truth(problem: Problem, current: _Pass, residual: float, steps: int) -> Found:

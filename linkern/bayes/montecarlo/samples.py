@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,17 +12,22 @@ from numpy.typing import NDArray
 
 from linkern.bayes.montecarlo.averages import View, weigh
 from linkern.bayes.montecarlo.law import Law, Samples, Tilt
+from linkern.bayes.montecarlo.mixture import Mixture
 
 __all__ = ["SampledLayer"]
 
 Floats = NDArray[np.float64]
+
+_CUT = 4.0
 
 
 @dataclass(frozen=True)
 class SampledLayer:
     """Particles of a layer with the log-density of the law that they follow: one law per snapshot.
 
-    The order of particles is that of a (groups, snapshots, members) array.
+    The order of particles is that of a (groups, snapshots, members) array. Weights are cut at a distance `cut` above their
+    median: particles are few where a law has changed, and one of them must not own an average. Independent samples of a proposal
+    made to cover the law need no cut.
     """
 
     eps: Samples
@@ -29,6 +35,7 @@ class SampledLayer:
     reference: Floats
     groups: int = 1
     snapshots: int = 1
+    cut: float = _CUT
 
     @classmethod
     def following(cls, law: Law, eps: Samples, root: Floats, tilt: Tilt) -> SampledLayer:
@@ -36,6 +43,15 @@ class SampledLayer:
         squared = np.einsum("sr,sr->s", eps, eps, dtype=np.float64)
         view = View(law, eps, squared, np.zeros(len(eps)), root)
         return cls(eps, squared, law.log_density(squared, view.tilt_of(tilt)))
+
+    @classmethod
+    def proposed(cls, mixture: Mixture, count: int, groups: int, rng: np.random.Generator, *, scrambled: bool) -> SampledLayer:
+        """Independent directions of a proposal, in groups that are stratified, or quasi-random, each by itself."""
+        draws = [mixture.draw(count // groups, rng, scrambled=scrambled) for _ in range(groups)]
+        eps = np.concatenate(draws)
+        squared = np.einsum("sr,sr->s", eps, eps, dtype=np.float64)
+        density = np.concatenate([mixture.log_density(draw) for draw in draws])
+        return cls(eps, squared, density - mixture.rank / 2 * np.log(squared), groups, cut=math.inf)
 
     @classmethod
     def untilted(cls, law: Law, eps: Samples) -> SampledLayer:
@@ -58,7 +74,7 @@ class SampledLayer:
         """The particles of one group: views, not copies."""
         size = len(self.eps) // self.groups
         rows = slice(index * size, (index + 1) * size)
-        return SampledLayer(self.eps[rows], self.squared[rows], self.reference[rows], 1, self.snapshots)
+        return SampledLayer(self.eps[rows], self.squared[rows], self.reference[rows], 1, self.snapshots, self.cut)
 
     def transported(self, law: Law, root: Floats, tilt: Tilt, groups: int, rng: np.random.Generator) -> Samples:
         """Particles of another root and tilt, (S, r): resampled by weight within groups; radii follow the tilt."""
@@ -68,7 +84,7 @@ class SampledLayer:
         for rows in np.array_split(np.arange(len(change)), groups):
             # Systematic resampling: the least noisy that is unbiased.
             points = (np.arange(len(rows)) + rng.random()) / len(rows)
-            w = weigh(change[rows]).w
+            w = weigh(change[rows], cut=self.cut).w
             chosen.append(rows[np.minimum(np.searchsorted(np.cumsum(w), points), len(rows) - 1)])
         kept = np.concatenate(chosen)
         if not law.homogeneous:
@@ -78,4 +94,4 @@ class SampledLayer:
 
     def view(self, law: Law, root: Floats) -> View:
         """The particles seen through another root."""
-        return View(law, self.eps, self.squared, self.reference, root, (self.groups, self.snapshots))
+        return View(law, self.eps, self.squared, self.reference, root, (self.groups, self.snapshots), self.cut)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,12 +14,10 @@ from linkern.bayes.montecarlo.estimate import Estimate, over_sections
 from linkern.bayes.montecarlo.lobes import LobeCheck
 from linkern.bayes.montecarlo.observables import Density, alignment, overlaps, preactivation_density
 from linkern.bayes.montecarlo.predict import NewInputs, predict
-from linkern.bayes.montecarlo.saddle import Found, Problem
-from linkern.bayes.montecarlo.samples import SampledLayer
-from linkern.bayes.montecarlo.sites import SaddleSample, SiteEnsemble
+from linkern.bayes.montecarlo.sites import SaddleSample
 from linkern.solution import Solution, save_npz
 
-__all__ = ["MonteCarloSolution", "saddle_sample"]
+__all__ = ["MonteCarloSolution"]
 
 Floats = NDArray[np.float64]
 
@@ -37,17 +35,19 @@ class MonteCarloSolution(Solution):
     kernel_errors : (L,) array
         Standard error of Phi^1, .., Phi^L relative to the kernel, in Frobenius norm; the tolerance bounds the largest.
     effective_fraction : float
-        Effective fraction of the pooled particles, smallest over layers.
+        Effective fraction of the pooled particles, smallest over layers; 1 for networks, whose neurons have no weights.
     pareto_k : float
-        Shape of the tail of the final weights; above 0.7 averages over them are not to be trusted.
+        Shape of the tail of the final weights, -inf where no single one matters; above 0.7 averages are not to be trusted.
     identity : float
         Activations of degree one: relative spread over layers of Tr(Phi^l hatPhi^l), equal by rescaling symmetry. Else nan.
     lobes : tuple of LobeCheck
-        Activations of degree one: per layer, an importance sample from scratch that looks for rare, strongly active neurons.
+        Activations of degree one: per layer, the strength of the tilt by importance sampling, which for particles is a check
+        from scratch that looks for rare, strongly active neurons.
     acceptance : tuple of float
-        Of the last move, per layer.
+        Of the last move, per layer: of particles by strength of the tilt, of networks per neuron; empty for independent samples.
     snapshots, particles : int
-        Size of the final average: snapshots of a population of that many particles per layer.
+        Size of the final average: snapshots of a population of that many particles per layer, sweeps of that many neurons over
+        all networks, or one set of independent samples.
     samples_needed : int or None
         Particles x snapshots that the tolerance would take, where the budget did not allow them.
     reasons : tuple of str
@@ -55,7 +55,8 @@ class MonteCarloSolution(Solution):
     path : tuple of Rung
         The ladder from weak to strong feature learning.
 
-    `residual` is that of the saddle-point equations averaged over the final particles.
+    `residual` is that of the saddle-point equations averaged over the final particles; of networks, that of their mean error
+    signals with the mean kernel, which has the order of the bias of a finite width.
     """
 
     sample: SaddleSample = field(repr=False)
@@ -98,7 +99,8 @@ class MonteCarloSolution(Solution):
     @property
     def fitted(self) -> Floats:
         """f at the training inputs, shaped like y."""
-        return (self.labels - self.sample.coefficients / self.parameters["beta"]).reshape(self.label_shape)
+        temperature = 1 / float(self.parameters["beta"])
+        return (self.labels - temperature * self.sample.coefficients).reshape(self.label_shape)
 
     @property
     def effective_sample_size(self) -> Floats:
@@ -112,7 +114,7 @@ class MonteCarloSolution(Solution):
             phi = site.features
             norm = np.einsum("si,si->s", phi, phi)
             spread.append(site.weights @ norm**2 - np.sum(kernel**2))
-        return np.asarray(spread) / error**2
+        return np.asarray(np.asarray(spread) / error**2)
 
     def estimate(self, quantity: Callable[[SaddleSample], NDArray[np.float64] | float]) -> Estimate:
         """Return any function of a `SaddleSample` with its standard error."""
@@ -160,16 +162,3 @@ class MonteCarloSolution(Solution):
         if self.X is None:
             raise ValueError("X_new: expected a solution made from inputs X, this one was made from a kernel")
         return NewInputs.of(self.X, X_new)
-
-
-def saddle_sample(problem: Problem, layers: Sequence[SampledLayer], found: Found, rng: np.random.Generator) -> SaddleSample:
-    """Turn a solution on particles into kernels and populations; radii that were integrated out are drawn."""
-    sites = []
-    for l, (law, layer) in enumerate(zip(problem.laws, layers, strict=True)):
-        root = found.roots[l]
-        lengths = None
-        if law.homogeneous:
-            # |eps|^2 = chi^2_r/Q with rho = r/Q.
-            lengths = np.sqrt(rng.chisquare(law.rank, len(layer.eps)) * found.rho[l] / law.rank)
-        sites.append(SiteEnsemble(root @ root.T, layer.eps, root, found.weights[l], law.activation, lengths))
-    return SaddleSample(found.kernels, found.duals, found.V, tuple(sites))

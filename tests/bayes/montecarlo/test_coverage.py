@@ -9,7 +9,10 @@ from linkern.bayes.montecarlo.predict import NewInputs, predict
 from linkern.bayes.montecarlo.sites import SaddleSample
 
 REPEATS = 300
-CASES = [("relu", 2, 1), ("tanh", 2, 1), ("linear", 4, 1), ("linear", 3, 2), ("relu", 2, 2)]
+CASES = [
+    *(("particles", *case) for case in (("relu", 2, 1), ("tanh", 2, 1), ("linear", 4, 1), ("linear", 3, 2), ("relu", 2, 2))),
+    *(("importance", *case) for case in (("relu", 2, 1), ("linear", 4, 1), ("linear", 3, 2), ("relu", 2, 2))),
+]
 
 
 def problem(P, depth):
@@ -36,7 +39,7 @@ def summary(kernels, y, f):
     return {"overlaps": overlaps, "kernels": kernels[(slice(1, None), *upper)].ravel(), "predictions": f}
 
 
-def coverage(activation, P, depth, repeats=REPEATS, seed=0):
+def coverage(method, activation, P, depth, repeats=REPEATS, seed=0):
     """Per kind of quantity: how often intervals hold the truth, and the mean of (estimate - truth)/standard error."""
     X, y, X_new, setting = problem(P, depth)
     exact = truth(X, y, X_new, activation, setting)
@@ -44,7 +47,8 @@ def coverage(activation, P, depth, repeats=REPEATS, seed=0):
     inside = {name: [] for name in exact}
     scores = {name: [] for name in exact}
     for child in np.random.default_rng(seed).spawn(repeats):
-        found = solve_montecarlo(X, y, activation=activation, particles=512, max_samples=4096, tol=0.2, rng=child, **setting)
+        budget = {"method": method, "particles": 512, "max_samples": 4096, "tol": 0.2}
+        found = solve_montecarlo(X, y, activation=activation, rng=child, **budget, **setting)
 
         def everything(s: SaddleSample):
             f = predict(s, (), new, g).value[:, 0]
@@ -62,8 +66,8 @@ def coverage(activation, P, depth, repeats=REPEATS, seed=0):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("activation", "P", "depth"), CASES)
-def test_intervals_cover(activation, P, depth):
+@pytest.mark.parametrize(("method", "activation", "P", "depth"), CASES)
+def test_intervals_cover(method, activation, P, depth):
     """95 %, of which 300 runs leave a standard deviation of 1.3 %."""
-    for name, (share, _) in coverage(activation, P, depth).items():
+    for name, (share, _) in coverage(method, activation, P, depth).items():
         assert 0.92 < share < 0.98, f"{name}: {share:.1%}"

@@ -1,0 +1,221 @@
+r"""The saddle point of activations of degree one on independent samples of a proposal fitted to every layer's law.
+
+From weak to strong feature learning, as with particles, but with fresh samples at every step: solve on samples of the mixtures;
+add the lobes that the tilts found have and the mixtures lack, until there are none; fit the mixtures to what was found. Samples
+are independent and their weights known, so that errors need no autocorrelations and the effective sample size says whether all
+this worked. It does not in many dimensions at strong tilts; particles do not need proposals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from linkern.bayes.montecarlo.anneal import LawPoint, Rung
+from linkern.bayes.montecarlo.law import Law, Tilt
+from linkern.bayes.montecarlo.lobes import LobeCheck, minima
+from linkern.bayes.montecarlo.mixture import NEW_SHARE, Mixture
+from linkern.bayes.montecarlo.outcome import Outcome, averaged, strength
+from linkern.bayes.montecarlo.saddle import Found, Problem, State, solve_on
+from linkern.bayes.montecarlo.samples import SampledLayer
+
+__all__ = ["OutOfReachError", "Proposals", "proposed"]
+
+Floats = NDArray[np.float64]
+
+# With a proposal on both sides, Q can be followed almost to zero.
+_EDGE = 3e-3
+# Samples at a step, per point and at least, at most; samples that a fit uses; samples of the first final average.
+_PER_POINT, _LEAST_SAMPLES, _MOST_SAMPLES, _FITTED, _FIRST = 256, 8192, 32768, 16384, 32768
+_RATIO, _HALVINGS = 1.5, 1
+# Lobes need samples before a tilt has them: the mean weight of a lobe's probes may not exceed this multiple of all.
+_LARGEST_WEIGHT, _PROBES, _MOST_LOBES = 5.0, 64, 32
+_HUGE = 100.0
+# Tilts still change: the narrowest lobe of a proposal is not as narrow as the narrowest that they may have.
+_LEAST_LOW = 0.01
+_TOLERANCE, _MAPS = 1e-2, 20
+# A step ends when this fraction of its samples is effective, or after so many fits.
+_GOOD, _ATTEMPTS, _GROWTH = 0.3, 6, 4
+# Residual of the equations beyond which samples are too few for a step, and those of a group for its error.
+_UNSOLVED, _UNSOLVED_GROUP = 0.1, 0.03
+# Effective fraction of samples below which a proposal does not cover a law.
+_LEAST_EFFECTIVE = 0.1
+
+
+class OutOfReachError(Exception):
+    """Mixtures do not cover the laws."""
+
+
+class Proposals:
+    """Mixtures of all layers and the state whose laws they cover.
+
+    Attributes
+    ----------
+    problem : Problem
+    mixtures : list of Mixture
+    state : State
+    lowest : list of float
+        Smallest Q found on the unit sphere, per layer.
+    path : list of Rung
+    """
+
+    def __init__(
+        self, problem: Problem, start: State, groups: int, rng: np.random.Generator, report: Callable[[Rung], None] | None
+    ) -> None:
+        laws = tuple(replace(law, edge=_EDGE) for law in problem.laws)
+        self.problem, self.state, self.groups, self.rng = replace(problem, laws=laws), start, groups, rng
+        self.mixtures = [Mixture.prior(law.rank) for law in laws]
+        self.samples = max(_LEAST_SAMPLES, _PER_POINT * len(problem.C))
+        self.lowest = [1.0] * len(laws)
+        self.path: list[Rung] = []
+        self._report = report or (lambda rung: None)
+
+    def climb(self, gamma0: float, temperature: float) -> None:
+        """Follow the solution to (gamma0, temperature) along a geometric ladder in both; OutOfReachError where mixtures fail."""
+        here, start = self.problem.gamma0, self.problem.temperature
+        if not self.path:
+            self.rung(here, start)
+        count = math.ceil(max(abs(math.log(gamma0 / here)), abs(math.log(temperature / start)) / 2) / math.log(_RATIO))
+        for share in (np.arange(1, count + 1) / max(count, 1)).tolist():
+            self.rung(here * (gamma0 / here) ** share, start * (temperature / start) ** share)
+
+    def rung(self, gamma0: float, temperature: float, halvings: int = _HALVINGS) -> None:
+        """Solve at these parameters, or at intermediate ones first, and fit the mixtures to the solution."""
+        start = State(self.state.duals, self.state.signal * (self.problem.gamma0 / gamma0))
+        before, here = (
+            (self.problem, self.state, list(self.mixtures)),
+            replace(self.problem, gamma0=gamma0, temperature=temperature),
+        )
+        try:
+            found = self._covered(here, start)
+        except OutOfReachError:
+            if not halvings:
+                raise
+            self.problem, self.state, self.mixtures = before
+            middle = math.sqrt(gamma0 * self.problem.gamma0), math.sqrt(temperature * self.problem.temperature)
+            self.rung(*middle, halvings - 1)
+            return self.rung(gamma0, temperature, halvings - 1)
+        V, Y = found.V, here.Y
+        self.path.append(
+            Rung(gamma0, temperature, float((V * Y).sum()), float((V**2).sum()), found.kernels, found.effective, found.residual)
+        )
+        self._report(self.path[-1])
+
+    def fit(self, layers: list[SampledLayer], found: Found) -> None:
+        """Fit the mixtures to a solution on samples of them."""
+        tilts = LawPoint.of(found, self.problem).tilts
+        for l, (law, layer) in enumerate(zip(self.problem.laws, layers, strict=True)):
+            rows = slice(0, _FITTED)
+            eps, rho, weights = layer.eps[rows], found.rho[l][rows], found.weights[l][rows]
+            # Rare neurons that carry much of the tilt deserve samples for what they carry, not only for how many they are.
+            energy = weights * rho * np.abs(tilts[l].quadratic(law.activation.value(eps @ found.roots[l].T)))
+            weights = weights / weights.sum() + energy / max(energy.sum(), np.finfo(float).tiny)
+            # Radii that are integrated out belong to what a mixture is fitted to.
+            lengths = np.sqrt(self.rng.chisquare(law.rank, len(eps)) * rho / law.rank)
+            self.mixtures[l] = self.mixtures[l].fitted(eps * lengths[:, None], weights / weights.sum())
+
+    def draw(self, count: int, *, scrambled: bool) -> list[SampledLayer]:
+        """Samples of all layers."""
+        return [SampledLayer.proposed(mixture, count, self.groups, self.rng, scrambled=scrambled) for mixture in self.mixtures]
+
+    def _covered(self, problem: Problem, start: State) -> Found:
+        """Move to a solution on samples that include those of the lobes that it has."""
+        self.problem, self.state = problem, start
+        for _ in range(_ATTEMPTS):
+            layers = self.draw(self.samples, scrambled=False)
+            found = solve_on(problem, layers, self.state, tol=_TOLERANCE, max_steps=_MAPS, least_effective=_LEAST_EFFECTIVE)
+            if self.cover(problem, layers, found) or found.effective < _LEAST_EFFECTIVE:
+                continue
+            if found.residual > _UNSOLVED and self.samples < _MOST_SAMPLES:
+                # Equations with the noise of so few samples have no solution.
+                self.samples *= 2
+                continue
+            self.state = found.state
+            self.fit(layers, found)
+            if found.effective >= _GOOD:
+                break
+        if found.effective < _LEAST_EFFECTIVE:
+            raise OutOfReachError
+        return found
+
+    def cover(self, problem: Problem, layers: list[SampledLayer], found: Found) -> bool:
+        """Add the lobes of a solution's tilts to which the mixtures give too few samples; return whether there were any."""
+        return sum(self._cover(l, problem, layer, found) for l, layer in enumerate(layers)) > 0
+
+    def _cover(self, l: int, problem: Problem, layer: SampledLayer, found: Found) -> bool:
+        law, root, tilt = problem.laws[l], found.roots[l], LawPoint.of(found, problem).tilts[l]
+        directions, lows = minima(law, root, tilt, layer.eps, self.rng)
+        self.lowest[l] = float(lows.min(initial=1.0))
+        directions, lows = directions[:_MOST_LOBES], np.maximum(lows[:_MOST_LOBES], _LEAST_LOW)
+        mixture = self.mixtures[l]
+        if len(mixture.shares) == 1:
+            # Two opposite lobes to begin with: fits need something to fit.
+            chosen = [0, *np.flatnonzero(directions @ directions[0] < 0)[:1]]
+        else:
+            log_mean = layer.view(law, root).weights(tilt)[0].log_mean
+            chosen = _lacking(law, root, tilt, mixture, directions, lows, log_mean, self.rng)
+        self.mixtures[l] = mixture.with_lobes(directions[chosen], lows[chosen])
+        return len(chosen) > 0
+
+
+def _lacking(
+    law: Law,
+    root: Floats,
+    tilt: Tilt,
+    mixture: Mixture,
+    directions: Floats,
+    lows: Floats,
+    log_mean: float,
+    rng: np.random.Generator,
+) -> list[int]:
+    """Which lobes a mixture should have: probes of them have large weights on average, also with those already chosen."""
+    lobes = [Mixture.of_lobe(direction, low) for direction, low in zip(directions, lows, strict=True)]
+    if not lobes:
+        return []
+    probes = np.concatenate([lobe.draw(_PROBES, rng) for lobe in lobes])
+    sample = SampledLayer.following(law, probes, root, tilt)
+    log_target = sample.reference + law.rank / 2 * np.log(sample.squared) - log_mean
+    log_density, chosen = mixture.log_density(probes), []
+    while len(chosen) + len(mixture.shares) < _MOST_LOBES:
+        weights = np.exp(np.minimum(log_target - log_density, _HUGE)).reshape(len(lobes), -1).mean(axis=1)
+        weights[chosen] = 0.0
+        worst = int(np.argmax(weights))
+        if weights[worst] < _LARGEST_WEIGHT:
+            break
+        chosen.append(worst)
+        log_density = np.logaddexp(log_density, math.log(NEW_SHARE) + lobes[worst].log_density(probes))
+    return chosen
+
+
+def proposed(proposals: Proposals, tol: float, most: int) -> Outcome:
+    """Quasi-random samples of the mixtures, as many as the standard error asked for takes or the budget allows."""
+    problem, count = proposals.problem, min(_FIRST, most)
+    for attempt in range(_ATTEMPTS):
+        layers = proposals.draw(count, scrambled=True)
+        average = averaged(problem, layers, proposals.state, _LEAST_EFFECTIVE)
+        unsolved = np.median([group.residual for group in average.groups]) > _UNSOLVED_GROUP
+        if average.found.effective < _LEAST_EFFECTIVE or (attempt and unsolved):
+            raise OutOfReachError
+        needed = max(average.needed(tol), count)
+        missing = proposals.cover(problem, layers, average.found)
+        # Mixtures fitted at the parameters that count, and lobes that were there before the solution, are worth a second pass.
+        if attempt and not missing and (needed <= count or count >= most):
+            break
+        proposals.state = average.found.state
+        proposals.fit(layers, average.found)
+        # A little more than the estimate asks for, which is itself uncertain by a fifth.
+        count = min(math.ceil(1.2 * needed), _GROWTH * count, most)
+    return average.outcome(
+        rng=proposals.rng,
+        least_effective=_LEAST_EFFECTIVE,
+        needed=needed,
+        snapshots=1,
+        acceptance=(),
+        path=proposals.path,
+        lobes=[LobeCheck(*strength(l, average), lowest) for l, lowest in enumerate(proposals.lowest)],
+        doubts=(),
+    )

@@ -1,0 +1,175 @@
+"""What all ways of sampling end with: a solution on all samples, on disjoint groups of them, and what speaks against it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from linkern.bayes.montecarlo.anneal import Rung
+from linkern.bayes.montecarlo.lobes import LobeCheck
+from linkern.bayes.montecarlo.saddle import Found, Problem, State, solve_on
+from linkern.bayes.montecarlo.samples import SampledLayer
+from linkern.bayes.montecarlo.sites import SaddleSample, SiteEnsemble
+
+__all__ = ["Average", "Outcome", "averaged", "pareto_k", "relative_errors", "strength"]
+
+Floats = NDArray[np.float64]
+
+# Kernels are some ten times less sensitive to the equations' residual than duals. Errors need few digits: a group's residual,
+# which starts as its noise, is reduced to this fraction.
+_TOLERANCE, _GROUP_TOLERANCE, _FRACTION, _MAPS = 5e-4, 1e-2, 0.1, 40
+# Share in the sum of squared weights below which a single one does not matter.
+_NEGLIGIBLE = 0.01
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A solution that is precise enough, or all that the budget allows.
+
+    Attributes
+    ----------
+    problem : Problem
+    sample, sections : SaddleSample and tuple of them
+        From all samples and from disjoint, independent parts of them.
+    errors : (L,) array
+        Standard errors of Phi^1..Phi^L relative to them.
+    residual, effective, bent, heaviest : float
+        Of the equations; effective fraction of the samples; share of weight at the edge of the domain; Pareto k of the weights.
+    least_effective : float
+        Fraction below which the samples do not represent the solution.
+    needed, particles, snapshots : int
+        Samples that the tolerance takes; size of the average.
+    acceptance, path, lobes, doubts : tuples
+    """
+
+    problem: Problem
+    sample: SaddleSample
+    sections: tuple[SaddleSample, ...]
+    errors: Floats
+    residual: float
+    effective: float
+    bent: float
+    heaviest: float
+    least_effective: float
+    needed: int
+    particles: int
+    snapshots: int
+    acceptance: tuple[float, ...]
+    path: tuple[Rung, ...]
+    lobes: tuple[LobeCheck, ...]
+    doubts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Average:
+    """The saddle point on pooled samples and on those of every group, with standard errors of Phi^1..Phi^L."""
+
+    problem: Problem
+    layers: list[SampledLayer]
+    found: Found
+    groups: list[Found]
+    errors: Floats
+
+    def needed(self, tol: float) -> int:
+        """How many samples would take every error to `tol`."""
+        return math.ceil(len(self.layers[0].eps) * (float(self.errors.max()) / tol) ** 2)
+
+    def outcome(
+        self,
+        *,
+        rng: np.random.Generator,
+        least_effective: float,
+        needed: int,
+        snapshots: int,
+        acceptance: tuple[float, ...],
+        path: Sequence[Rung],
+        lobes: Sequence[LobeCheck],
+        doubts: Sequence[str],
+    ) -> Outcome:
+        """Turn the average into an outcome; radii that were integrated out are drawn."""
+        found = self.found
+        parts = [[layer.group(index) for layer in self.layers] for index in range(len(self.groups))]
+        return Outcome(
+            problem=self.problem,
+            sample=_sample(self.problem, self.layers, found, rng),
+            sections=tuple(_sample(self.problem, part, group, rng) for part, group in zip(parts, self.groups, strict=True)),
+            errors=self.errors,
+            residual=found.residual,
+            effective=found.effective,
+            bent=found.bent,
+            heaviest=max(pareto_k(weights) for weights in found.weights),
+            least_effective=least_effective,
+            needed=needed,
+            particles=len(self.layers[0].eps) // snapshots,
+            snapshots=snapshots,
+            acceptance=acceptance,
+            path=tuple(path),
+            lobes=tuple(lobes),
+            doubts=tuple(doubts),
+        )
+
+
+def averaged(problem: Problem, layers: Sequence[SampledLayer], start: State, least_effective: float) -> Average:
+    """Solve on all samples from `start`, then on every group of them from there."""
+    found = solve_on(problem, layers, start, tol=_TOLERANCE, max_steps=_MAPS, least_effective=least_effective)
+    groups = [
+        solve_on(
+            problem,
+            [layer.group(index) for layer in layers],
+            found.state,
+            tol=_GROUP_TOLERANCE,
+            reduction=_FRACTION,
+            max_steps=_MAPS,
+            least_effective=least_effective,
+        )
+        for index in range(layers[0].groups)
+    ]
+    return Average(problem, list(layers), found, groups, relative_errors(found.kernels, [group.kernels for group in groups]))
+
+
+def relative_errors(kernels: Floats, parts: Sequence[Floats]) -> Floats:
+    """Errors of Phi^1..Phi^L (L,) that G independent parts show, relative in Frobenius norm.
+
+    The standard error, and beside it the bias of solutions on finite samples: parts are G times smaller and show G times as much.
+    """
+    G = len(parts)
+    spread = np.linalg.norm(np.std(parts, axis=0, ddof=1), axis=(1, 2)) / math.sqrt(G)
+    bias = np.linalg.norm(np.mean(parts, axis=0) - kernels, axis=(1, 2)) / (G - 1)
+    return np.asarray((np.hypot(spread, bias) / np.linalg.norm(kernels, axis=(1, 2)))[1:])
+
+
+def strength(l: int, average: Average) -> tuple[float, float]:
+    """<-phi^T hatPhi phi> of layer index l, and its standard error from groups."""
+    found, layer = average.found, average.layers[l]
+    tilt = layer.view(average.problem.laws[l], found.roots[l]).tilt_of(found.tilt(l))
+    each = -found.weights[l] * found.rho[l] * tilt
+    groups = each.reshape(layer.groups, -1).sum(axis=1) * layer.groups
+    return float(groups.mean()), float(groups.std(ddof=1)) / math.sqrt(layer.groups)
+
+
+def pareto_k(weights: Floats) -> float:
+    """Shape of a generalised Pareto distribution fitted to the largest weights; -inf where none of them matters."""
+    if weights.max() ** 2 < _NEGLIGIBLE * np.square(weights).sum():
+        # Their tail has a shape, but no consequence.
+        return -math.inf
+    size = min(len(weights) // 5, int(3 * math.sqrt(len(weights))))
+    tail = np.partition(weights, -size - 1)[-size - 1 :]
+    excess = tail - tail.min()
+    return float(stats.genpareto.fit(excess[excess > 0] / excess.mean(), 0.3, floc=0, scale=1.0)[0])
+
+
+def _sample(problem: Problem, layers: Sequence[SampledLayer], found: Found, rng: np.random.Generator) -> SaddleSample:
+    sites = []
+    for l, (law, layer) in enumerate(zip(problem.laws, layers, strict=True)):
+        root = found.roots[l]
+        lengths = None
+        if law.homogeneous:
+            # |eps|^2 = chi^2_r/Q with rho = r/Q.
+            lengths = np.sqrt(rng.chisquare(law.rank, len(layer.eps)) * found.rho[l] / law.rank)
+        sites.append(SiteEnsemble(root @ root.T, layer.eps, root, found.weights[l], law.activation, lengths))
+    return SaddleSample(found.kernels, found.duals, found.V, tuple(sites))
