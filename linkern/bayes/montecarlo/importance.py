@@ -86,10 +86,8 @@ class Proposals:
     def rung(self, gamma0: float, temperature: float, halvings: int = _HALVINGS) -> None:
         """Solve at these parameters, or at intermediate ones first, and fit the mixtures to the solution."""
         start = State(self.state.duals, self.state.signal * (self.problem.gamma0 / gamma0))
-        before, here = (
-            (self.problem, self.state, list(self.mixtures)),
-            replace(self.problem, gamma0=gamma0, temperature=temperature),
-        )
+        before = self.problem, self.state, list(self.mixtures)
+        here = replace(self.problem, gamma0=gamma0, temperature=temperature)
         try:
             found = self._covered(here, start)
         except OutOfReachError:
@@ -179,7 +177,8 @@ def _lacking(
     probes = np.concatenate([lobe.draw(_PROBES, rng) for lobe in lobes])
     sample = SampledLayer.following(law, probes, root, tilt)
     log_target = sample.reference + law.rank / 2 * np.log(sample.squared) - log_mean
-    log_density, chosen = mixture.log_density(probes), []
+    log_density = mixture.log_density(probes)
+    chosen: list[int] = []
     while len(chosen) + len(mixture.shares) < _MOST_LOBES:
         weights = np.exp(np.minimum(log_target - log_density, _HUGE)).reshape(len(lobes), -1).mean(axis=1)
         weights[chosen] = 0.0

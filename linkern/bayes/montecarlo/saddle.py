@@ -186,8 +186,8 @@ def solve_on(
 ) -> Found:
     """Solve the saddle point on fixed particles.
 
-    Stops at the relative residual `tol` if that is also `reduction` times the first residual or less, after `max_steps` maps, where the residual no longer falls (kinks leave a floor), or
-    where the particles stop representing the solution.
+    Stops at the relative residual `tol` if that is also `reduction` times the first residual or less, after `max_steps` maps,
+    where the residual no longer falls (kinks leave a floor), or where the samples stop representing the solution.
     Cost: per map 5 to 9 products S P^2 and an eigendecomposition per layer.
     """
     with np.errstate(over="ignore", invalid="ignore"):
