@@ -58,6 +58,8 @@ class Proposals:
     problem : Problem
     mixtures : list of Mixture
     state : State
+    samples : int
+        Per layer and step; doubled where the equations have no solution on fewer.
     lowest : list of float
         Smallest Q found on the unit sphere, per layer.
     path : list of Rung
