@@ -19,7 +19,7 @@ from linkern.bayes.montecarlo.anneal import LawPoint, Rung
 from linkern.bayes.montecarlo.law import Law, Tilt
 from linkern.bayes.montecarlo.lobes import LobeCheck, minima
 from linkern.bayes.montecarlo.mixture import NEW_SHARE, Mixture
-from linkern.bayes.montecarlo.outcome import Outcome, averaged, strength
+from linkern.bayes.montecarlo.outcome import Average, Outcome, averaged, strength
 from linkern.bayes.montecarlo.saddle import Found, Problem, State, solve_on
 from linkern.bayes.montecarlo.samples import SampledLayer
 
@@ -38,8 +38,8 @@ _HUGE = 100.0
 # Tilts still change: the narrowest lobe of a proposal is not as narrow as the narrowest that they may have.
 _LEAST_LOW = 0.01
 _TOLERANCE, _MAPS = 1e-2, 20
-# A step ends when this fraction of its samples is effective, or after so many fits.
-_GOOD, _ATTEMPTS, _GROWTH = 0.3, 6, 4
+# A step ends when this fraction of its samples is effective, or after so many fits or attempts.
+_GOOD, _FITS, _ATTEMPTS, _GROWTH, _RETREAT = 0.3, 2, 6, 4, 0.95
 # Residual of the equations beyond which samples are too few for a step, and those of a group for its error.
 _UNSOLVED, _UNSOLVED_GROUP = 0.1, 0.03
 # Effective fraction of samples below which a proposal does not cover a law.
@@ -124,11 +124,14 @@ class Proposals:
 
     def _covered(self, problem: Problem, start: State) -> Found:
         """Move to a solution on samples that include those of the lobes that it has."""
-        self.problem, self.state = problem, start
+        self.problem, self.state, fits = problem, start, 0
         for _ in range(_ATTEMPTS):
             layers = self.draw(self.samples, scrambled=False)
             found = solve_on(problem, layers, self.state, tol=_TOLERANCE, max_steps=_MAPS, least_effective=_LEAST_EFFECTIVE)
-            if self.cover(problem, layers, found) or found.effective < _LEAST_EFFECTIVE:
+            if found.effective < _LEAST_EFFECTIVE:
+                self.retreat()
+                continue
+            if self.cover(problem, layers, found):
                 continue
             if found.residual > _UNSOLVED and self.samples < _MOST_SAMPLES:
                 # Equations with the noise of so few samples have no solution.
@@ -136,11 +139,16 @@ class Proposals:
                 continue
             self.state = found.state
             self.fit(layers, found)
-            if found.effective >= _GOOD:
+            fits += 1
+            if found.effective >= _GOOD or fits == _FITS:
                 break
         if found.effective < _LEAST_EFFECTIVE:
             raise OutOfReachError
         return found
+
+    def retreat(self) -> None:
+        """Start from weaker tilts: noise has taken them to where samples of a lobe leave no average."""
+        self.state = State(_RETREAT * self.state.duals, self.state.signal)
 
     def cover(self, problem: Problem, layers: list[SampledLayer], found: Found) -> bool:
         """Add the lobes of a solution's tilts to which the mixtures give too few samples; return whether there were any."""
@@ -199,17 +207,24 @@ def proposed(proposals: Proposals, tol: float, most: int) -> Outcome:
         layers = proposals.draw(count, scrambled=True)
         average = averaged(problem, layers, proposals.state, _LEAST_EFFECTIVE)
         unsolved = np.median([group.residual for group in average.groups]) > _UNSOLVED_GROUP
-        if average.found.effective < _LEAST_EFFECTIVE or (attempt and unsolved):
-            raise OutOfReachError
+        if average.found.effective < _LEAST_EFFECTIVE:
+            proposals.retreat()
+            continue
+        if attempt and unsolved:
+            break
         needed = max(average.needed(tol), count)
         missing = proposals.cover(problem, layers, average.found)
         # Mixtures fitted at the parameters that count, and lobes that were there before the solution, are worth a second pass.
         if attempt and not missing and (needed <= count or count >= most):
-            break
+            return _vouched(proposals, average, needed)
         proposals.state = average.found.state
         proposals.fit(layers, average.found)
         # A little more than the estimate asks for, which is itself uncertain by a fifth.
         count = min(math.ceil(1.2 * needed), _GROWTH * count, most)
+    raise OutOfReachError
+
+
+def _vouched(proposals: Proposals, average: Average, needed: int) -> Outcome:
     return average.outcome(
         rng=proposals.rng,
         least_effective=_LEAST_EFFECTIVE,
