@@ -30,6 +30,8 @@ _SHARE = 0.4
 _TOLERANCE, _MAPS = 5e-3, 5
 # With fewer effective particles a rung was too long.
 _FAILED = 0.5
+# Kernels and tilts beyond single precision's squares are nobody's.
+_LOST = 1e15
 _HALVINGS = 6
 # Two windows of rounds whose mean Y . V is compared, the relative change that counts as none, and how often to wait for it.
 _WINDOW, _FLAT, _WAITS = 6, 2e-3, 15
@@ -139,9 +141,10 @@ class Ensemble:
             middle = math.sqrt(gamma0 * self.problem.gamma0), math.sqrt(temperature * self.problem.temperature)
             self.rung(*middle, halvings - 1)
             return self.rung(gamma0, temperature, halvings - 1)
-        if not (np.isfinite(found.kernels).all() and np.isfinite(found.state.duals).all()):
+        if not all((np.abs(part) < _LOST).all() for part in (found.kernels, found.duals, found.V)):
             where = f"gamma0 = {gamma0:.3g}, temperature = {temperature:.3g}"
-            raise ConvergenceError(f"particles have lost the solution at {where}; try more particles or a smaller gamma0")
+            advice = "try more particles, a smaller gamma0, or finite widths (linkern.networks.extrapolate_width)"
+            raise ConvergenceError(f"particles have lost the solution at {where}; {advice}")
         self.problem, self.state = problem, found.state
         V, Y = found.V, problem.Y
         self.path.append(

@@ -110,7 +110,9 @@ def solve_montecarlo(
     Raises
     ------
     ConvergenceError
-        The equations are not solved on the samples, or weights are dominated by few of them; `method` "importance" out of reach.
+        The equations are not solved on the samples, or weights are dominated by few of them. Without a solution to carry, also if
+        `raise_on_failure` is false: particles lose it (activations with kinks, depth > 1, strong learning, many points), or
+        `method` "importance" is out of reach.
         Networks that still drift or disagree leave the status UNRELIABLE.
     TypeError, ValueError
         Naming the argument, what was given and what was expected.
