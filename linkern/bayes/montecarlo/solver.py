@@ -130,6 +130,9 @@ def solve_montecarlo(
     iteration of the equations and layer. Of particles: the same, after each round of moves of about 10 products S P^2 per layer
     (4 per kick); some 70 rounds to arrive, then 2 per snapshot. Errors fall as 1/sqrt(S). Memory: three times the pool.
 
+    With kinks, two or more layers and many points (ReLU, L = 2, P = 50 digits) proposals and particles may both fail at strong
+    learning; `linkern.networks.sample_collapsed` and `extrapolate_width` need no saddle point and take seconds there.
+
     Networks: kernels are biased by O(1/N), which standard errors do not know and `residual` tells the order of. With N = 800
     and P = 50 y^T Phi y is 0.4% too large (tanh) and V 0.3% too small. Cost: sweeps of some 10 kicks with 4 products 8 N P^2
     each, 64 or more to arrive, 24 or more to average. Digits, relu, beta = 50 take 11 s at P = 20, 50 s at P = 50 (one core).
