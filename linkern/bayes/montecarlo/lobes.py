@@ -23,6 +23,8 @@ Floats = NDArray[np.float64]
 
 _LOOKED_AT, _SCOUTS, _DESCENT, _SAME, _MOST = 8192, 256, 80, 0.98, 48
 _PROPOSALS = 32768
+# Beyond the edge of its domain a tilt has lobes without width.
+_NARROWEST = 1e-4
 # Below this many effective proposals the check is silent.
 _LEAST_EFFECTIVE = 300.0
 
@@ -47,7 +49,7 @@ class LobeCheck:
 def check_lobes(law: Law, root: Floats, tilt: Tilt, eps: NDArray[np.floating], rng: np.random.Generator) -> LobeCheck:
     """Estimate the strength of a tilt independently of the particles `eps`, which serve as starts of the search only."""
     directions, lows = minima(law, root, tilt, eps, rng)
-    mixture = Mixture.prior(law.rank).with_lobes(directions[:_MOST], lows[:_MOST])
+    mixture = Mixture.prior(law.rank).with_lobes(directions[:_MOST], np.maximum(lows[:_MOST], _NARROWEST))
     sample = SampledLayer.proposed(mixture, _PROPOSALS, 1, rng, scrambled=False)
     view = sample.view(law, root)
     weights, rho = view.weights(tilt)
