@@ -159,7 +159,7 @@ def sample_collapsed(
         activation=activations.get(activation),
         prior_variances=checks.per_layer("prior_variances", prior_variances, depth + 1, meaning),
     )
-    sampler = CollapsedSampler(target, generator, chains, _step(step))
+    sampler = CollapsedSampler(target, target.prior_draws(chains, generator), generator, _step(step))
     for done in range(burn_in):
         sampler.burn_in_step(early=2 * done < burn_in)
     sampler.freeze()

@@ -17,26 +17,31 @@ __all__ = ["CollapsedSampler"]
 _FIRST_STEP = 0.1
 # The smallest bounds the cost of a problem that accepts nothing at any step.
 _STEPS = (1e-3, 0.75)
-_TARGET_ACCEPTANCE = 0.8
+_TARGET_ACCEPTANCE = 0.7
 _TRAJECTORY = (1.0, 2.1)
 _EARLY_KICKS = 10
 
 
 class CollapsedSampler(HamiltonianSampler):
-    """`HamiltonianSampler` from prior draws, its force averaged over a step, its step adapted by acceptance alone.
+    """`HamiltonianSampler` with a force averaged over a step, and a step adapted by acceptance alone.
 
     Whitened coordinates are so much better conditioned than weights that neither the descent nor the stiffness of the base
     class is needed: the first half of burn-in takes short trajectories, which give the prior's excess energy away.
     """
 
-    def __init__(self, target: CollapsedPosterior, rng: np.random.Generator, chains: int, step: float | None) -> None:
-        start: list[NDArray[np.floating]] = [rng.standard_normal((chains, *shape)) for shape in target.shapes]
+    def __init__(
+        self, target: CollapsedPosterior, start: list[NDArray[np.floating]], rng: np.random.Generator, step: float | None = None
+    ) -> None:
         if not target.forward(start).valid.all():
             raise ValueError(f"activation: expected finite feature kernels on prior draws, {target.activation.name!r} overflows")
         # Of its target the base class uses what both posteriors have: forward, potential and gradient_factors.
         super().__init__(cast(Posterior, target), start, rng, step=_FIRST_STEP if step is None else step, descent=0)
         self._adaptive = step is None
         self._collapsed = target
+
+    def adapt_afresh(self) -> None:
+        """Forget how well the step is known: the target has changed."""
+        self._adapted, self._log_average = 0, math.log(self.step)
 
     def burn_in_step(self, *, early: bool) -> None:
         """One trajectory, a short one if `early`, and one Robbins-Monro step of ln(step)."""

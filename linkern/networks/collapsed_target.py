@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linkern.activations import Activation
+from linkern.networks.noise import standard_normal
 
 __all__ = ["CollapsedPass", "CollapsedPosterior", "Root", "symmetric_root"]
 
@@ -152,12 +153,21 @@ class CollapsedPosterior:
         activation: Activation,
         prior_variances: Array,
     ) -> None:
-        self.Y, self.widths, self.gamma0, self.beta = Y, widths, gamma0, beta
+        self.Y, self.widths = Y, widths
         self.activation, self.prior_variances = activation, prior_variances
         points, self.outputs = Y.shape
         self.shapes = tuple(zip(widths, (data_root.shape[0], *(points,) * (len(widths) - 1)), strict=True))
-        self.scale = gamma0**2 * widths[-1]
         self._first = np.sqrt(prior_variances[0]) * data_root[None]
+        self.move_to(gamma0, beta)
+
+    def move_to(self, gamma0: float, beta: float) -> None:
+        """Change the strength of feature learning and the inverse temperature."""
+        self.gamma0, self.beta = gamma0, beta
+        self.scale = gamma0**2 * self.widths[-1]
+
+    def prior_draws(self, chains: int, rng: np.random.Generator, dtype: type[np.floating] = np.float64) -> list[Array]:
+        """Standard normal eps^1..eps^L."""
+        return [standard_normal(rng, np.empty((chains, *shape), dtype=dtype)) for shape in self.shapes]
 
     def forward(self, state: Sequence[Array]) -> CollapsedPass:
         """Preactivations, kernels and the regression onto the labels."""
@@ -165,9 +175,9 @@ class CollapsedPosterior:
         h, phi, kernels, decompositions, roots = [], [], [], [], [self._first]
         valid = np.ones(state[0].shape[0], dtype=bool)
         for l, eps in enumerate(state):
-            h.append(eps @ roots[l])
+            h.append(eps @ roots[l].astype(eps.dtype, copy=False))
             phi.append(self.activation.value(h[l]))
-            kernel = _transposed(phi[l]) @ phi[l] / self.widths[l]
+            kernel = (_transposed(phi[l]) @ phi[l]).astype(np.float64, copy=False) / self.widths[l]
             finite = np.isfinite(kernel).all(axis=(1, 2))
             kernel[~finite] = 0.0
             valid &= finite
@@ -213,20 +223,20 @@ class CollapsedPosterior:
         v = passed.dual_coefficients
         kernel_gradient = 0.5 * self.prior_variances[-1] * (self.outputs * passed.precision - self.scale * v @ _transposed(v))
         for l in range(len(self.widths) - 1, -1, -1):
-            left = passed.features[l] @ kernel_gradient
+            features = passed.features[l]
+            left = features @ (kernel_gradient * (2.0 / self.widths[l])).astype(features.dtype, copy=False)
             left *= self._slope(passed.preactivations[l], passed.roots[l], window)
-            left *= 2.0 / self.widths[l]
             if l > 0:
-                root_gradient = np.sqrt(self.prior_variances[l]) * (_transposed(state[l]) @ left)
+                root_gradient = np.sqrt(self.prior_variances[l]) * (_transposed(state[l]) @ left).astype(np.float64, copy=False)
                 kernel_gradient = passed.decompositions[l - 1].pullback(root_gradient)
-            right = passed.roots[l]
+            right = passed.roots[l].astype(features.dtype, copy=False)
             yield l, left, np.broadcast_to(right, (left.shape[0], *right.shape[1:]))
 
     def _slope(self, h: Array, root: Array, window: float) -> Array:
         if window == 0.0:
             return self.activation.derivative(h)
         deviation = np.sqrt(np.square(root).sum(axis=-2, keepdims=True))
-        width = np.maximum(window * deviation, _SMALLEST_WINDOW)
+        width = np.maximum(window * deviation, _SMALLEST_WINDOW).astype(h.dtype, copy=False)
         return (self.activation.value(h + width) - self.activation.value(h - width)) / (2.0 * width)
 
 

@@ -1,20 +1,20 @@
-r"""The adaptive kernel of one hidden layer as the average of wide but finite networks (`network`).
+r"""The adaptive kernels as averages over networks of two widths, extrapolated to infinite width.
 
-Half of the networks start cold, their gamma0 raised at the final temperature; half warm, cooled after gamma0 was raised. In hard
-problems they arrive from opposite sides, with too little and with too much feature learning, so that their agreement says that
-both have arrived. Then sweeps are averaged until the spread over networks, which share nothing but how they were tuned, is what
-was asked for.
+Narrow networks, the pilots, climb from weak feature learning at the final temperature and settle. Where a symmetry breaks there
+are several solutions; narrow networks leave those of larger action soonest. One of them, whose neurons at several times make
+all wide and narrow networks, decides. Averages are a + b/N + O(1/N^2), so that a = wide + (wide - narrow)/3; trajectories are
+averaged until the spread over networks, which share nothing but their start and their step, is what was asked for.
 
-The kernel is Phi = <Phi_N>, and V solves (g_w Phi + T) V = Y with it. <V_N>, whose equation <g_w Phi_N V_N> + T <V_N> = Y holds
-with the fluctuations of Phi_N, is farther from infinite width. How badly <V_N> solves the equation with Phi is the residual: of
-the order of the bias O(1/N) that the width leaves, which the spread over networks does not know.
+The kernels are <Phi_N> extrapolated, and V solves (g_w Phi + T) V = Y with them. <V_N>, whose equation
+<g_w Phi_N V_N> + T <V_N> = Y holds with the fluctuations of Phi_N, is farther from infinite width. How badly it solves the
+equation when extrapolated is the residual: of the order of what the width leaves. Single neurons are those of the wide networks,
+weighted so that they carry the extrapolated kernels.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,157 +22,179 @@ from numpy.typing import NDArray
 from scipy import linalg, stats
 
 from linkern.bayes.montecarlo.anneal import Rung
-from linkern.bayes.montecarlo.law import Samples
-from linkern.bayes.montecarlo.network import Networks
+from linkern.bayes.montecarlo.averages import View
+from linkern.bayes.montecarlo.carry import carry
+from linkern.bayes.montecarlo.law import Samples, Tilt, roots_of
+from linkern.bayes.montecarlo.network import Networks, Snapshot
 from linkern.bayes.montecarlo.outcome import Outcome, relative_errors
 from linkern.bayes.montecarlo.saddle import Problem
 from linkern.bayes.montecarlo.sites import SaddleSample, SiteEnsemble
 from linkern.bayes.montecarlo.task import Task
+from linkern.networks.diagnostics import split_rhat
 
 __all__ = ["networked", "width_for"]
 
 Floats = NDArray[np.float64]
 
-# N tol: the bias of kernels is about 1/N for few points, and some P/(20 N) for many.
-_FEW, _PER_POINT, _WIDTHS = 3.5, 0.14, (128, 2048)
-# Both halves climb from the smaller of the first rung's gamma0 and this share of gamma0, by at most this factor per sweep.
-_START, _RATIO, _CLIMB = 0.1, 1.25, 20
-# Sweeps in which all networks adapt together, and how often; those of the first average, and how often half may be dropped.
-_ADAPTING, _WAITS, _FIRST_SWEEPS, _RESTARTS = 24, 8, 24, 5
-# Whatever the budget.
-_LEAST_SWEEPS = 8
-# Differences between halves this unlikely are waited for before and after averages start; the last are reported where waiting
-# did not help. Eight networks that relax slowly show small ones.
-_UNSETTLED, _SUSPICIOUS, _DRIFT = 0.1, 0.05, 1e-3
+# Wide over narrow.
+_RATIO = 4
+# N over P: below it 1/N^2 matters.
+_PER_POINT, _LEAST_WIDTH = 10, 512
+# gamma0 of the first rung over the last, rungs, pilots, and trajectories that they and then all others settle for.
+_START, _RUNGS, _PILOTS, _PILOT, _SETTLING = 0.1, 50, 4, 60, 12
+# Trajectories of the first average, how often half may be dropped, and how many there are at least and, by default, at most.
+_FIRST, _RESTARTS, _LEAST, _MOST = 24, 4, 8, 400
+# Neurons kept per layer. Kernels are averaged over all.
+_KEPT = 2**17
+# Differences between halves of a run this unlikely are waited for, and reported where waiting did not help.
+_SUSPICIOUS, _DRIFT = 0.05, 1e-3
+_LARGEST_RHAT, _SEVERAL = 1.3, 2.0
+_LEAST_EFFECTIVE = 0.5
 # Of differences: share of the mean that counts as none, whatever its significance.
 _NONE = 1e-6
 
 
-class _Snapshot(NamedTuple):
-    eps: Samples
-    kernels: Floats
-    V: Floats
+def width_for(points: int) -> int:
+    """Neurons per layer of the wide networks, a multiple of 128."""
+    return 128 * math.ceil(max(_LEAST_WIDTH, _PER_POINT * points) / 128)
 
 
-def width_for(points: int, tol: float) -> int:
-    """Neurons per network that keep the bias of the kernel near a third of `tol`, as far as affordable; a multiple of 32."""
-    width = max(_FEW, _PER_POINT * points) / tol
-    return 32 * math.ceil(min(max(width, _WIDTHS[0]), _WIDTHS[1]) / 32)
+class _Run(NamedTuple):
+    """Networks of one width and what they have drawn."""
+
+    nets: Networks
+    history: list[Snapshot]
+
+    def kernels(self) -> Floats:
+        """Averages over time, (n, L, P, P)."""
+        return np.asarray(np.mean([snapshot.kernels for snapshot in self.history], axis=0))
+
+    def V(self) -> Floats:
+        """Average over time and networks, (P, O)."""
+        return np.asarray(np.mean([snapshot.V for snapshot in self.history], axis=(0, 1)))
 
 
 def networked(
     task: Task,
     tol: float,
-    most: int,
+    most: int | None,
     rng: np.random.Generator,
     report: Callable[[Rung], None] | None,
     *,
     networks: int,
     width: int,
 ) -> Outcome:
-    """Equilibrate an even number of networks, then average sweeps until the standard error of the kernel is `tol`.
+    """Average networks of `width` and a quarter of it until the standard errors of the kernels are `tol`.
 
-    At most `most` neurons are averaged over, but those of 8 sweeps at least.
+    At most `most` neurons are averaged over per layer, but those of 8 trajectories at least.
     """
     problem, particles = task.problem, networks * width
+    largest = _MOST if most is None else max(most // particles, _LEAST)
+    keep = max(min(_KEPT if most is None else most, _KEPT) // particles, _LEAST)
     path: list[Rung] = []
 
-    def record(nets: Networks) -> None:
-        path.append(_rung(nets))
+    def record(snapshot: Snapshot, gamma0: float) -> None:
+        path.append(_rung(problem, snapshot, gamma0))
         if report is not None:
             report(path[-1])
 
-    nets = _arrived(task, networks, width, rng, record)
-    history: list[_Snapshot] = []
-
-    def gather(count: int) -> None:
-        history.extend(_swept(nets, count, record))
-
-    largest = max(most // particles, _LEAST_SWEEPS)
-    gather(min(_FIRST_SWEEPS, largest))
-    restarts = 0
+    wide, narrow, doubts = _arrived(task, networks, width, rng, record)
     while True:
-        count = len(history)
-        chance, doubt = _least_likely(problem, history)
-        if chance < _SUSPICIOUS and restarts < _RESTARTS:
-            restarts += 1
-            del history[: count // 2]
-            gather(min(count, largest - len(history)))
-            continue
-        kernels = np.mean([snapshot.kernels for snapshot in history], axis=0)
-        parts = [np.stack([problem.C, kernel]) for kernel in kernels]
-        errors = relative_errors(np.mean(parts, axis=0), parts)
-        needed = max(math.ceil(count * particles * (float(errors.max()) / tol) ** 2), count * particles)
-        if needed <= count * particles or count >= largest:
+        record(wide.history[-1], problem.gamma0)
+        count = len(wide.history)
+        parts = _extrapolated(narrow.kernels(), wide.kernels())
+        kernels = parts.mean(axis=0)
+        errors = relative_errors(_with_data(problem, kernels), [_with_data(problem, part) for part in parts])
+        needed = max(math.ceil(count * (float(errors.max()) / tol) ** 2), count)
+        if needed <= count or count >= largest:
             break
         # A little more than the estimate asks for, which is itself uncertain by a fifth.
-        gather(min(math.ceil(1.1 * needed / particles), largest) - count)
-    sample, sections = _solutions(problem, history)
-    residual = _residual(problem, sample.kernels[-1], np.mean([snapshot.V for snapshot in history], axis=(0, 1)))
-    doubts = [doubt] if chance < _DRIFT else []
-    if residual > tol:
-        doubts.append(f"width {width} leaves a bias of about {residual:.2g}; try more particles")
+        target = min(math.ceil(1.1 * needed), largest)
+        for run in (narrow, wide):
+            run.history.extend(run.nets.draw(target - count))
+            _thin(run.history, keep)
+    sample, sections, effective, mismatch = _solutions(problem, wide.history, kernels, parts)
     return Outcome(
         problem=problem,
         sample=sample,
         sections=sections,
         errors=errors,
-        residual=residual,
-        effective=1.0,
+        residual=max(_residual(problem, kernels[-1], _extrapolated(narrow.V(), wide.V())), mismatch),
+        effective=effective,
         bent=0.0,
         heaviest=-math.inf,
-        least_effective=0.0,
-        needed=needed,
+        least_effective=_LEAST_EFFECTIVE,
+        needed=needed * particles,
         particles=particles,
         snapshots=count,
-        acceptance=(float(nets.acceptance),),
+        acceptance=(wide.nets.acceptance,) * problem.depth,
         path=tuple(path),
         lobes=(),
-        doubts=tuple(doubts),
+        doubts=(*doubts, *(doubt for run in (narrow, wide) for doubt in _doubts(problem, run))),
     )
 
 
-def _arrived(task: Task, networks: int, width: int, rng: np.random.Generator, record: Callable[[Networks], None]) -> Networks:
-    """Networks that have climbed, the cold half first, tuned together and frozen."""
-    problem, half = task.problem, networks // 2
-    start = min(task.first, _START * problem.gamma0)
-    sweeps = max(_CLIMB, math.ceil(math.log(problem.gamma0 / start) / math.log(_RATIO)))
-    cold, warm = (
-        Networks(replace(problem, gamma0=start, temperature=temperature), problem.root, half, width, child)
-        for temperature, child in zip((problem.temperature, task.warm), rng.spawn(2), strict=True)
-    )
-    cold.climb(problem.gamma0, problem.temperature, sweeps, record)
-    warm.climb(problem.gamma0, task.warm, math.ceil(sweeps / 2), record)
-    warm.climb(problem.gamma0, problem.temperature, math.ceil(sweeps / 2), record)
-    cold.join(warm)
-    for _ in range(_WAITS):
-        if _least_likely(problem, _swept(cold, _ADAPTING, record))[0] > _UNSETTLED:
+def _arrived(
+    task: Task, networks: int, width: int, rng: np.random.Generator, record: Callable[[Snapshot, float], None]
+) -> tuple[_Run, _Run, list[str]]:
+    """Wide and narrow networks with the histories of a first average, and what speaks against where they started."""
+    problem, rngs = task.problem, rng.spawn(3)
+    nets = Networks(problem, width // _RATIO, rngs[0], networks=_PILOTS)
+    nets.climb(min(task.first, _START * problem.gamma0), _RUNGS, record)
+    nets.settle(_PILOT)
+    pilots = _Run(nets, nets.draw(_RATIO * networks))
+    chosen = _medoid(pilots.kernels())
+    history = [tuple(eps[chosen] for eps in snapshot.eps) for snapshot in pilots.history]
+    start = tuple(np.concatenate(parts).reshape(networks, width, -1) for parts in zip(*history, strict=True))
+    wide = _settled(problem, nets.step * _RATIO**-0.25, start, rngs[1])
+    start = tuple(np.stack(parts) for parts in zip(*history[::_RATIO], strict=True))
+    narrow = _settled(problem, nets.step, start, rngs[2])
+    rhat = _largest_rhat(problem, pilots.history)
+    several = f"pilot networks settle on several solutions, R-hat = {rhat:.1f}; this is one of them"
+    return wide, narrow, [several] if rhat > _SEVERAL else []
+
+
+def _medoid(kernels: Floats) -> int:
+    """The network whose kernels (n, L, P, P) are nearest to those of the others."""
+    distances = np.linalg.norm(kernels[:, None] - kernels, axis=(-1, -2)) / np.linalg.norm(kernels, axis=(-1, -2)).mean(axis=0)
+    return int(np.median(distances.max(axis=-1), axis=1).argmin())
+
+
+def _settled(problem: Problem, step: float, start: tuple[Samples, ...], rng: np.random.Generator) -> _Run:
+    """Networks that no longer drift, with a first history; what was drawn before is dropped."""
+    nets = Networks(problem, start[0].shape[1], rng, start=start, step=step)
+    nets.settle(_SETTLING)
+    history = nets.draw(_FIRST)
+    for _ in range(_RESTARTS):
+        if _drift(problem, history) > _SUSPICIOUS:
             break
-    cold.frozen = True
-    return cold
+        history = history[len(history) // 2 :]
+        history.extend(nets.draw(len(history)))
+    return _Run(nets, history)
 
 
-def _swept(nets: Networks, count: int, record: Callable[[Networks], None]) -> list[_Snapshot]:
-    history = []
-    for _ in range(count):
-        nets.sweep()
-        history.append(_Snapshot(nets.eps.copy(), nets.kernels, nets.V))
-        record(nets)
-    return history
+def _thin(history: list[Snapshot], keep: int) -> None:
+    """Forget the neurons of all but `keep` snapshots."""
+    kept = set(np.linspace(0, len(history) - 1, max(keep, _LEAST)).astype(int).tolist())
+    for index, snapshot in enumerate(history):
+        if index not in kept:
+            history[index] = snapshot._replace(eps=())
 
 
-def _rung(nets: Networks) -> Rung:
-    problem, kernel, each = nets.problem, nets.kernels.mean(axis=0), nets.V
-    V = each.mean(axis=0)
-    return Rung(
-        problem.gamma0,
-        problem.temperature,
-        float((problem.Y * V).sum()),
-        float((each**2).sum()) / len(each),
-        np.stack([problem.C, kernel]),
-        1.0,
-        _residual(problem, kernel, V),
-    )
+def _extrapolated(narrow: Floats, wide: Floats) -> Floats:
+    return np.asarray(wide + (wide - narrow) / (_RATIO - 1))
+
+
+def _with_data(problem: Problem, kernels: Floats) -> Floats:
+    return np.concatenate([problem.C[None], kernels])
+
+
+def _rung(problem: Problem, snapshot: Snapshot, gamma0: float) -> Rung:
+    kernels, V = snapshot.kernels.mean(axis=0), snapshot.V.mean(axis=0)
+    power = float((snapshot.V**2).sum()) / len(snapshot.V)
+    signal = float((problem.Y * V).sum())
+    all_kernels = _with_data(problem, kernels)
+    return Rung(gamma0, problem.temperature, signal, power, all_kernels, 1.0, _residual(problem, kernels[-1], V))
 
 
 def _residual(problem: Problem, kernel: Floats, V: Floats) -> float:
@@ -180,41 +202,68 @@ def _residual(problem: Problem, kernel: Floats, V: Floats) -> float:
     return float(np.linalg.norm(misfit) / max(np.linalg.norm(problem.Y), np.finfo(float).tiny))
 
 
-def _least_likely(problem: Problem, history: list[_Snapshot]) -> tuple[float, str]:
-    """The most surprising difference, between halves of the run or of the networks, under stationarity; and what it says.
-
-    Looked at in Tr(Y^T V) and Tr(Y^T Phi Y).
-    """
-    Y, half = problem.Y, len(history) // 2
+def _tables(problem: Problem, history: Sequence[Snapshot]) -> Floats:
+    """Tr(Y^T V) and Tr(Y^T Phi^l Y), (L + 1, snapshots, networks)."""
+    Y = problem.Y
     signal = np.array([np.einsum("po,npo->n", Y, snapshot.V) for snapshot in history])
-    overlap = np.array([np.einsum("po,npq,qo->n", Y, snapshot.kernels, Y) for snapshot in history])
-    found = [(1.0, "")]
-    for table in (signal, overlap):
+    overlaps = np.array([np.einsum("po,nlpq,qo->ln", Y, snapshot.kernels, Y, optimize=True) for snapshot in history])
+    return np.concatenate([signal[None], overlaps.swapaxes(0, 1)])
+
+
+def _drift(problem: Problem, history: Sequence[Snapshot]) -> float:
+    """How likely the most surprising difference between halves of the run is under stationarity."""
+    half, chances = len(history) // 2, [1.0]
+    for table in _tables(problem, history):
         late, early = table[-half:].mean(axis=0), table[:half].mean(axis=0)
-        cold, warm = np.split(table.mean(axis=0), 2)
-        scale = _NONE * abs(float(table.mean()))
-        if np.abs(late - early).max() > scale:
-            chance = float(stats.ttest_rel(late, early).pvalue)
-            found.append((chance, "averages still drift; try more samples"))
-        if len(cold) > 1 and abs(float(cold.mean() - warm.mean())) > scale:
-            chance = float(stats.ttest_ind(cold, warm).pvalue)
-            found.append((chance, "networks that started cold and warm have not met; try more samples"))
-    chance, doubt = min(found)
-    return min(1.0, chance * (len(found) - 1)), doubt
+        if np.abs(late - early).max() > _NONE * abs(float(table.mean())):
+            chances.append(float(stats.ttest_rel(late, early).pvalue))
+    return min(1.0, min(chances) * max(len(chances) - 1, 1))
 
 
-def _solutions(problem: Problem, history: list[_Snapshot]) -> tuple[SaddleSample, tuple[SaddleSample, ...]]:
-    """From all networks, and from every single one."""
-    law, g = problem.laws[-1], float(problem.variances[-1])
-    kernels = np.mean([snapshot.kernels for snapshot in history], axis=0)
+def _largest_rhat(problem: Problem, history: Sequence[Snapshot]) -> float:
+    return max(float(split_rhat(table.T)) for table in _tables(problem, history))
+
+
+def _doubts(problem: Problem, run: _Run) -> list[str]:
+    doubts = []
+    if _drift(problem, run.history) < _DRIFT:
+        doubts.append(f"averages over networks of width {run.nets.width} still drift; try more samples")
+    rhat = _largest_rhat(problem, run.history)
+    if rhat > _LARGEST_RHAT:
+        doubts.append(f"networks of width {run.nets.width} disagree, R-hat = {rhat:.2f}: several solutions, or too few samples")
+    return doubts
+
+
+def _solutions(
+    problem: Problem, history: Sequence[Snapshot], kernels: Floats, parts: Floats
+) -> tuple[SaddleSample, tuple[SaddleSample, ...], float, float]:
+    """From all networks and from every single one; effective fraction and error of the weights of the first."""
+    kept = [snapshot.eps for snapshot in history if snapshot.eps]
     # Neurons of a network stand together.
-    eps = np.stack([snapshot.eps for snapshot in history], axis=1)
-    base = problem.root @ problem.root.T
+    eps = [np.stack([state[l] for state in kept], axis=1) for l in range(problem.depth)]
+    sample, effective, error = _solution(problem, kernels, [part.reshape(-1, part.shape[-1]) for part in eps])
+    sections = []
+    for index, own in enumerate(parts):
+        members = [part[index].reshape(-1, part.shape[-1]) for part in eps]
+        sections.append(_solution(problem, own, members)[0])
+    return sample, tuple(sections), effective, error
 
-    def solution(kernel: Floats, members: Samples) -> SaddleSample:
-        V = linalg.solve(g * kernel + problem.temperature * np.eye(len(kernel)), problem.Y, assume_a="pos")
-        points = members.reshape(-1, members.shape[-1])
-        site = SiteEnsemble(base, points, problem.root, np.full(len(points), 1 / len(points)), law.activation)
-        return SaddleSample(np.stack([problem.C, kernel]), -(problem.gamma0**2) * g * (V @ V.T)[None], V, (site,))
 
-    return solution(kernels.mean(axis=0), eps), tuple(map(solution, kernels, eps))
+def _solution(problem: Problem, kernels: Floats, eps: Sequence[NDArray[np.floating]]) -> tuple[SaddleSample, float, float]:
+    """Sites that carry given kernels, and the duals that they make; with the weights' effective fraction and error."""
+    L, g = problem.depth, problem.variances
+    V = linalg.solve(g[L] * kernels[-1] + problem.temperature * np.eye(len(kernels[-1])), problem.Y, assume_a="pos")
+    sites, views, effective, mismatch = [], [], 1.0, 0.0
+    for l, law in enumerate(problem.laws):
+        root = problem.root if l == 0 else roots_of(g[l] * kernels[l - 1])[0]
+        views.append(View(law, eps[l], np.ones(len(eps[l])), np.zeros(len(eps[l])), root))
+        weights, error = carry(views[l].phi, kernels[l])
+        effective = min(effective, 1 / float(np.square(weights).sum()) / len(weights))
+        mismatch = max(mismatch, error)
+        sites.append(SiteEnsemble(root @ root.T, eps[l], root, weights, law.activation))
+    tilts = [Tilt.of_readout(V, problem.gamma0**2 * float(g[L]))]
+    for l in range(L - 1, 0, -1):
+        w = sites[l].weights
+        tilts.append(Tilt(g[l] * views[l].dual(sites[l].base, tilts[-1], w, np.ones(len(w)))))
+    duals = np.stack([tilt.matrix for tilt in reversed(tilts)])
+    return SaddleSample(_with_data(problem, kernels), duals, V, tuple(sites)), effective, mismatch

@@ -147,8 +147,6 @@ def solve_montecarlo(
         raise ValueError(
             f"method: expected an activation of degree one for 'importance', got {task.problem.laws[0].activation.name!r}"
         )
-    if method == "networks" and task.problem.depth != 1:
-        raise ValueError(f"method: expected depth 1 for 'networks', got depth {task.problem.depth}")
     P = len(task.problem.C)
     default = min(max(_LEAST_PARTICLES, _PARTICLES_PER_POINT * P), _MOST_PARTICLES)
     count = default if particles is None else GROUPS * math.ceil(checks.integer_at_least("particles", particles, 512) / GROUPS)
@@ -160,8 +158,8 @@ def solve_montecarlo(
         if kind == "importance":
             found = _by_importance(task, tol, most, run_rng, callback)
         elif kind == "networks":
-            width = width_for(P, tol) if particles is None else count // GROUPS
-            found = networked(task, tol, most, network_rng, callback, networks=GROUPS, width=width)
+            width = width_for(P) if particles is None else 32 * math.ceil(count / (32 * GROUPS))
+            found = networked(task, tol, max_samples, network_rng, callback, networks=GROUPS, width=width)
         else:
             ensemble = Ensemble(_lazy(task), task.start, count, GROUPS, run_rng, callback)
             ensemble.climb(task.problem.gamma0, task.warm)
