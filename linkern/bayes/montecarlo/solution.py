@@ -35,7 +35,7 @@ class MonteCarloSolution(Solution):
     kernel_errors : (L,) array
         Standard error of Phi^1, .., Phi^L relative to the kernel, in Frobenius norm; the tolerance bounds the largest.
     effective_fraction : float
-        Effective fraction of the pooled particles, smallest over layers; 1 for networks, whose neurons have no weights.
+        Effective fraction of the pooled particles, smallest over layers; of networks, of the weights that carry the kernels.
     pareto_k : float
         Shape of the tail of the final weights, -inf where no single one matters; above 0.7 averages are not to be trusted.
     identity : float
@@ -44,10 +44,11 @@ class MonteCarloSolution(Solution):
         Activations of degree one: per layer, the strength of the tilt by importance sampling, which for particles is a check
         from scratch that looks for rare, strongly active neurons.
     acceptance : tuple of float
-        Of the last move, per layer: of particles by strength of the tilt, of networks per neuron; empty for independent samples.
+        Per layer: of particles in their last move, by strength of the tilt; of networks the mean, all layers moving at once;
+        empty for independent samples.
     snapshots, particles : int
-        Size of the final average: snapshots of a population of that many particles per layer, sweeps of that many neurons over
-        all networks, or one set of independent samples.
+        Size of the final average: snapshots of a population of that many particles per layer, of that many neurons over all
+        wide networks (of which `sample` keeps some 130 000), or one set of independent samples.
     samples_needed : int or None
         Particles x snapshots that the tolerance would take, where the budget did not allow them.
     reasons : tuple of str
@@ -55,8 +56,8 @@ class MonteCarloSolution(Solution):
     path : tuple of Rung
         The ladder from weak to strong feature learning.
 
-    `residual` is that of the saddle-point equations averaged over the final particles; of networks, that of their mean error
-    signals with the mean kernel, which has the order of the bias of a finite width.
+    `residual` is that of the saddle-point equations averaged over the final particles; of networks, that of their extrapolated
+    error signals with the extrapolated kernel, which has the order of what the widths leave.
     """
 
     sample: SaddleSample = field(repr=False)

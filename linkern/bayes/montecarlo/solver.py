@@ -7,8 +7,8 @@ The saddle point over kernels and duals,
 
 is solved on samples of p_l, followed from the prior, first in gamma0 and then in temperature. For activations of degree one these
 are independent samples of mixtures fitted to p_l, where mixtures cover it. Else they are populations of particles, moved by
-Hamiltonian dynamics and pooled over snapshots, or, of one hidden layer, the neurons of wide but finite networks. As many are
-taken as the standard error asked for takes.
+Hamiltonian dynamics and pooled over snapshots. Where neither reaches, the neurons of wide but finite networks follow these laws
+without the equations being solved. As many are taken as the standard error asked for takes.
 """
 
 from __future__ import annotations
@@ -87,15 +87,15 @@ def solve_montecarlo(
     tol : float
         Standard error of every kernel relative to it (Frobenius norm); the number of snapshots follows from it.
     method : {"auto", "importance", "networks", "particles"}
-        How neurons are sampled: independently from proposals (activations of degree one only), as those of wide but finite
-        networks (one hidden layer only), by Hamiltonian dynamics under the law of infinite width, or by the first that works:
-        importance, then networks at depth 1 and particles beyond; other activations by particles, then networks at depth 1.
+        How neurons are sampled: independently from proposals (activations of degree one only), as those of finite networks of two
+        widths extrapolated to infinite width, by Hamiltonian dynamics under the law of infinite width, or by the first that works:
+        importance for activations of degree one and data of rank 100 at most, otherwise particles; then networks.
         Methods that share nothing but the equations check each other.
     particles : int, optional
-        Particles per layer and snapshot, at least 512; by default 80 P between 4096 and 8192. Of networks 8 times the width N, by
-        default what keeps their bias near tol/3, up to N = 2048: N = 512 at P <= 25 and `tol` 0.007, 1024 at P = 50.
+        Particles per layer and snapshot, at least 512; by default 80 P between 4096 and 8192. Of networks 8 times the width N of
+        the wider ones, by default 10 P or 512.
     max_samples : int, optional
-        Most particles x snapshots to pool per layer; by default what 100 MB hold.
+        Most particles x snapshots to pool per layer; by default what 100 MB hold, or 400 snapshots of networks.
     rng : int or Generator
     raise_on_failure : bool
         Whether an answer that cannot be vouched for raises `ConvergenceError` (which carries it) or is returned with its status.
@@ -111,8 +111,8 @@ def solve_montecarlo(
     ------
     ConvergenceError
         The equations are not solved on the samples, or weights are dominated by few of them. Without a solution to carry, also if
-        `raise_on_failure` is false: particles lose it (activations with kinks, depth > 1, strong learning, many points), or
-        `method` "importance" is out of reach.
+        `raise_on_failure` is false: `method` "particles" loses it (activations with kinks, depth > 1, strong learning, many
+        points), or "importance" is out of reach.
         Networks that still drift or disagree leave the status UNRELIABLE.
     TypeError, ValueError
         Naming the argument, what was given and what was expected.
@@ -131,13 +131,12 @@ def solve_montecarlo(
     (4 per kick); some 70 rounds to arrive, then 2 per snapshot. Errors fall as 1/sqrt(S). Memory: three times the pool.
 
     With kinks, two or more layers and many points (ReLU, L = 2, P = 50 digits) proposals and particles may both fail at strong
-    learning; `linkern.networks.sample_collapsed` and `extrapolate_width` need no saddle point and take seconds there.
+    learning, where labels break the symmetry between classes and there are several solutions; networks settle in one of them.
 
-    Networks: kernels are biased by O(1/N), which standard errors do not know and `residual` tells the order of. With N = 800
-    and P = 50 y^T Phi y is 0.4% too large (tanh) and V 0.3% too small. Cost: sweeps of some 10 kicks with 4 products 8 N P^2
-    each, 64 or more to arrive, 24 or more to average. Digits, relu, beta = 50 take 11 s at P = 20, 50 s at P = 50 (one core).
-    Where few strongly active neurons carry the kernel, their number relaxes over tens of sweeps, slower than a drift can be told
-    from noise: y^T Phi y was up to 1% off there.
+    Networks: kernels are biased by O(1/N^2), which standard errors do not know and `residual` tells the order of. Cost: some 200
+    trajectories, of 8 N neurons each, of pi/2 over the step kicks (20 for smooth activations, 100 and more for kinks at
+    beta = 50), each 5 products 8 N P^2 and 8 eigenproblems of size P per layer. Digits, relu, gamma0 = 1, beta = 50: 8 s for
+    P = 20, L = 1; 55 s for P = 50, L = 2 (one core).
     """
     task = Task.checked(X, y, kernel, depth, gamma0, beta, activation, prior_variances)
     tol = checks.positive("tol", tol)
@@ -161,12 +160,9 @@ def solve_montecarlo(
             width = width_for(P) if particles is None else 32 * math.ceil(count / (32 * GROUPS))
             found = networked(task, tol, max_samples, network_rng, callback, networks=GROUPS, width=width)
         else:
-            ensemble = Ensemble(_lazy(task), task.start, count, GROUPS, run_rng, callback)
-            ensemble.climb(task.problem.gamma0, task.warm)
-            ensemble.climb(task.problem.gamma0, task.problem.temperature)
-            found = pooled(ensemble, tol, most, draw_rng)
+            found = _by_particles(task, count, tol, most, (run_rng, draw_rng), callback, required=method == "particles")
         outcome = found or outcome
-        if found is not None and not found.doubts:
+        if found is not None and not found.doubts and not _failures(found):
             break
     if outcome is None:
         raise ConvergenceError("solve_montecarlo: proposals do not cover the neurons' law; try another method")
@@ -186,10 +182,12 @@ def _order(task: Task, method: str) -> tuple[str, ...]:
     """Methods to try until one has no doubts."""
     if method != "auto":
         return (method,)
-    if task.problem.depth > 1:
-        return "importance", "particles"
-    # Without kinks and strong neurons particles are faster than networks, and free of their bias, where they arrive.
-    return ("importance", "networks") if task.problem.laws[0].homogeneous else ("particles", "networks")
+    return ("importance" if _coverable(task) else "particles"), "networks"
+
+
+def _coverable(task: Task) -> bool:
+    """Whether mixtures may cover the laws."""
+    return all(law.homogeneous and law.rank <= _LARGEST_RANK for law in task.problem.laws)
 
 
 def _by_importance(
@@ -197,7 +195,7 @@ def _by_importance(
 ) -> Outcome | None:
     """The average over independent samples; None where mixtures do not cover the laws."""
     problem = task.problem
-    if not all(law.homogeneous and law.rank <= _LARGEST_RANK for law in problem.laws):
+    if not _coverable(task):
         return None
     proposals = Proposals(_lazy(task), task.start, GROUPS, rng, callback)
     try:
@@ -208,17 +206,45 @@ def _by_importance(
         return None
 
 
+def _by_particles(
+    task: Task,
+    count: int,
+    tol: float,
+    most: int,
+    rngs: tuple[np.random.Generator, np.random.Generator],
+    callback: Callable[[Rung], None] | None,
+    *,
+    required: bool,
+) -> Outcome | None:
+    """The average over a population; None where it loses the solution, unless there is no other way."""
+    try:
+        ensemble = Ensemble(_lazy(task), task.start, count, GROUPS, rngs[0], callback)
+        ensemble.climb(task.problem.gamma0, task.warm)
+        ensemble.climb(task.problem.gamma0, task.problem.temperature)
+        return pooled(ensemble, tol, most, rngs[1])
+    except ConvergenceError:
+        if required:
+            raise
+        return None
+
+
+def _failures(outcome: Outcome) -> list[str]:
+    """Why an outcome is no solution."""
+    failures = []
+    if outcome.residual > _LARGEST_RESIDUAL:
+        failures.append(f"the equations hold only to {outcome.residual:.2g} on the particles; try more particles")
+    if outcome.effective < outcome.least_effective:
+        failures.append(f"weights leave {outcome.effective:.0%} of the particles effective; try more particles")
+    return failures
+
+
 def vouched(task: Task, outcome: Outcome, tol: float, seed: int | None) -> MonteCarloSolution:
     """Turn an outcome into a solution that says how far it can be trusted."""
     problem, sample, largest = outcome.problem, outcome.sample, float(outcome.errors.max())
     V, kernel = sample.coefficients, sample.kernels[-1]
     misfit = problem.Y - problem.temperature * V - problem.variances[-1] * kernel @ V
     residual = max(outcome.residual, float(np.linalg.norm(misfit) / max(np.linalg.norm(problem.Y), np.finfo(float).tiny)))
-    broken, doubts = [], list(outcome.doubts)
-    if residual > _LARGEST_RESIDUAL:
-        broken.append(f"the equations hold only to {residual:.2g} on the particles; try more particles")
-    if outcome.effective < outcome.least_effective:
-        broken.append(f"weights leave {outcome.effective:.0%} of the particles effective; try more particles")
+    broken, doubts = _failures(outcome), list(outcome.doubts)
     if outcome.bent > _MOST_BENT:
         doubts.append(f"{outcome.bent:.1%} of the weight lies where the tilt's average is nearly infinite; try more particles")
     if outcome.heaviest > _LARGEST_PARETO:
