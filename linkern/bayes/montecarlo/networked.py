@@ -41,9 +41,11 @@ _RATIO = 4
 # N over P: below it 1/N^2 matters.
 _PER_POINT, _LEAST_WIDTH = 10, 512
 # gamma0 of the first rung over the last, rungs, pilots, and trajectories that they and then all others settle for.
-_START, _RUNGS, _PILOTS, _PILOT, _SETTLING = 0.1, 50, 4, 60, 12
+_START, _RUNGS, _PILOTS, _PILOT, _SETTLING = 0.1, 50, 4, 50, 10
 # Trajectories of the first average, how often half may be dropped, and how many there are at least and, by default, at most.
 _FIRST, _RESTARTS, _LEAST, _MOST = 24, 4, 8, 400
+# By which the number of trajectories grows at most before errors are looked at again.
+_GROWTH = 1.5
 # Neurons kept per layer. Kernels are averaged over all.
 _KEPT = 2**17
 # Differences between halves of a run this unlikely are waited for, and reported where waiting did not help.
@@ -108,8 +110,8 @@ def networked(
         needed = max(math.ceil(count * (float(errors.max()) / tol) ** 2), count)
         if needed <= count or count >= largest:
             break
-        # A little more than the estimate asks for, which is itself uncertain by a fifth.
-        target = min(math.ceil(1.1 * needed), largest)
+        # The error of a short run is uncertain by a fifth and more.
+        target = min(math.ceil(1.1 * needed), math.ceil(_GROWTH * count), largest)
         for run in (narrow, wide):
             run.history.extend(run.nets.draw(target - count))
             _thin(run.history, keep)

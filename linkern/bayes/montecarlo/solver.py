@@ -87,8 +87,8 @@ def solve_montecarlo(
     tol : float
         Standard error of every kernel relative to it (Frobenius norm); the number of snapshots follows from it.
     method : {"auto", "importance", "networks", "particles"}
-        How neurons are sampled: independently from proposals (activations of degree one only), as those of finite networks of two
-        widths extrapolated to infinite width, by Hamiltonian dynamics under the law of infinite width, or by the first that works:
+        How neurons are sampled: independently from proposals (activations of degree one only), as those of networks of two
+        widths, extrapolated, by Hamiltonian dynamics under the law of infinite width, or by the first that works:
         importance for activations of degree one and data of rank 100 at most, otherwise particles; then networks.
         Methods that share nothing but the equations check each other.
     particles : int, optional
