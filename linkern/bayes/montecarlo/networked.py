@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,19 +60,48 @@ def width_for(points: int) -> int:
     return 128 * math.ceil(max(_LEAST_WIDTH, _PER_POINT * points) / 128)
 
 
-class _Run(NamedTuple):
-    """Networks of one width and what they have drawn."""
+class _Run:
+    """Networks of one width and averages over what they have drawn.
 
-    nets: Networks
-    history: list[Snapshot]
+    Attributes
+    ----------
+    nets : Networks
+    count : int
+        Snapshots averaged over.
+    tables : list of (L + 1, n) arrays
+        Tr(Y^T V) and Tr(Y^T Phi^l Y) of every snapshot and network.
+    eps : list of tuples
+        Neurons of some snapshots.
+    """
 
+    def __init__(self, problem: Problem, nets: Networks, history: Sequence[Snapshot]) -> None:
+        self.nets, self.count, self.tables, self.eps = nets, 0, list[Floats](), list[tuple[Samples, ...]]()
+        self._Y, self._kernels, self._V = problem.Y, np.zeros(1), np.zeros(1)
+        self.add(history)
+
+    def add(self, history: Sequence[Snapshot]) -> None:
+        """Average over these, too."""
+        for snapshot in history:
+            self.count += 1
+            self.tables.append(_table(self._Y, snapshot))
+            self.eps.append(snapshot.eps)
+            self._kernels = self._kernels + snapshot.kernels
+            self._V = self._V + snapshot.V
+
+    def thin(self, keep: int) -> None:
+        """Forget the neurons of all but `keep` snapshots, evenly."""
+        if len(self.eps) > keep:
+            self.eps = [self.eps[index] for index in np.linspace(0, len(self.eps) - 1, keep).astype(int)]
+
+    @property
     def kernels(self) -> Floats:
         """Averages over time, (n, L, P, P)."""
-        return np.asarray(np.mean([snapshot.kernels for snapshot in self.history], axis=0))
+        return np.asarray(self._kernels / self.count)
 
+    @property
     def V(self) -> Floats:
         """Average over time and networks, (P, O)."""
-        return np.asarray(np.mean([snapshot.V for snapshot in self.history], axis=(0, 1)))
+        return np.asarray(self._V.mean(axis=0) / self.count)
 
 
 def networked(
@@ -102,9 +130,8 @@ def networked(
 
     wide, narrow, doubts = _arrived(task, networks, width, rng, record)
     while True:
-        record(wide.history[-1], problem.gamma0)
-        count = len(wide.history)
-        parts = _extrapolated(narrow.kernels(), wide.kernels())
+        count = wide.count
+        parts = _extrapolated(narrow.kernels, wide.kernels)
         kernels = parts.mean(axis=0)
         errors = relative_errors(_with_data(problem, kernels), [_with_data(problem, part) for part in parts])
         needed = max(math.ceil(count * (float(errors.max()) / tol) ** 2), count)
@@ -113,15 +140,17 @@ def networked(
         # The error of a short run is uncertain by a fifth and more.
         target = min(math.ceil(1.1 * needed), math.ceil(_GROWTH * count), largest)
         for run in (narrow, wide):
-            run.history.extend(run.nets.draw(target - count))
-            _thin(run.history, keep)
-    sample, sections, effective, mismatch = _solutions(problem, wide.history, kernels, parts)
+            # A few at a time: neurons take memory.
+            for size in np.diff(np.append(np.arange(count, target, _FIRST), target)):
+                run.add(run.nets.draw(int(size)))
+                run.thin(keep)
+    sample, sections, effective, mismatch = _solutions(problem, wide.eps, kernels, parts)
     return Outcome(
         problem=problem,
         sample=sample,
         sections=sections,
         errors=errors,
-        residual=max(_residual(problem, kernels[-1], _extrapolated(narrow.V(), wide.V())), mismatch),
+        residual=max(_residual(problem, kernels[-1], _extrapolated(narrow.V, wide.V)), mismatch),
         effective=effective,
         bent=0.0,
         heaviest=-math.inf,
@@ -132,7 +161,7 @@ def networked(
         acceptance=(wide.nets.acceptance,) * problem.depth,
         path=tuple(path),
         lobes=(),
-        doubts=(*doubts, *(doubt for run in (narrow, wide) for doubt in _doubts(problem, run))),
+        doubts=(*doubts, *_doubts(narrow), *_doubts(wide)),
     )
 
 
@@ -144,14 +173,14 @@ def _arrived(
     nets = Networks(problem, width // _RATIO, rngs[0], networks=_PILOTS)
     nets.climb(min(task.first, _START * problem.gamma0), _RUNGS, record)
     nets.settle(_PILOT)
-    pilots = _Run(nets, nets.draw(_RATIO * networks))
-    chosen = _medoid(pilots.kernels())
-    history = [tuple(eps[chosen] for eps in snapshot.eps) for snapshot in pilots.history]
+    pilots = _Run(problem, nets, nets.draw(_RATIO * networks))
+    chosen = _medoid(pilots.kernels)
+    history = [tuple(eps[chosen] for eps in state) for state in pilots.eps]
     start = tuple(np.concatenate(parts).reshape(networks, width, -1) for parts in zip(*history, strict=True))
     wide = _settled(problem, nets.step * _RATIO**-0.25, start, rngs[1])
     start = tuple(np.stack(parts) for parts in zip(*history[::_RATIO], strict=True))
     narrow = _settled(problem, nets.step, start, rngs[2])
-    rhat = _largest_rhat(problem, pilots.history)
+    rhat = _largest_rhat(pilots.tables)
     several = f"pilot networks settle on several solutions, R-hat = {rhat:.1f}; this is one of them"
     return wide, narrow, [several] if rhat > _SEVERAL else []
 
@@ -168,19 +197,11 @@ def _settled(problem: Problem, step: float, start: tuple[Samples, ...], rng: np.
     nets.settle(_SETTLING)
     history = nets.draw(_FIRST)
     for _ in range(_RESTARTS):
-        if _drift(problem, history) > _SUSPICIOUS:
+        if _drift([_table(problem.Y, snapshot) for snapshot in history]) > _SUSPICIOUS:
             break
         history = history[len(history) // 2 :]
         history.extend(nets.draw(len(history)))
-    return _Run(nets, history)
-
-
-def _thin(history: list[Snapshot], keep: int) -> None:
-    """Forget the neurons of all but `keep` snapshots."""
-    kept = set(np.linspace(0, len(history) - 1, max(keep, _LEAST)).astype(int).tolist())
-    for index, snapshot in enumerate(history):
-        if index not in kept:
-            history[index] = snapshot._replace(eps=())
+    return _Run(problem, nets, history)
 
 
 def _extrapolated(narrow: Floats, wide: Floats) -> Floats:
@@ -204,45 +225,40 @@ def _residual(problem: Problem, kernel: Floats, V: Floats) -> float:
     return float(np.linalg.norm(misfit) / max(np.linalg.norm(problem.Y), np.finfo(float).tiny))
 
 
-def _tables(problem: Problem, history: Sequence[Snapshot]) -> Floats:
-    """Tr(Y^T V) and Tr(Y^T Phi^l Y), (L + 1, snapshots, networks)."""
-    Y = problem.Y
-    signal = np.array([np.einsum("po,npo->n", Y, snapshot.V) for snapshot in history])
-    overlaps = np.array([np.einsum("po,nlpq,qo->ln", Y, snapshot.kernels, Y, optimize=True) for snapshot in history])
-    return np.concatenate([signal[None], overlaps.swapaxes(0, 1)])
+def _table(Y: Floats, snapshot: Snapshot) -> Floats:
+    signal = np.einsum("po,npo->n", Y, snapshot.V)
+    return np.vstack([signal, np.einsum("po,nlpq,qo->ln", Y, snapshot.kernels, Y, optimize=True)])
 
 
-def _drift(problem: Problem, history: Sequence[Snapshot]) -> float:
+def _drift(tables: Sequence[Floats]) -> float:
     """How likely the most surprising difference between halves of the run is under stationarity."""
-    half, chances = len(history) // 2, [1.0]
-    for table in _tables(problem, history):
-        late, early = table[-half:].mean(axis=0), table[:half].mean(axis=0)
-        if np.abs(late - early).max() > _NONE * abs(float(table.mean())):
+    half, chances = len(tables) // 2, [1.0]
+    for late, early in zip(np.mean(tables[-half:], axis=0), np.mean(tables[:half], axis=0), strict=True):
+        if np.abs(late - early).max() > _NONE * np.abs(late).max():
             chances.append(float(stats.ttest_rel(late, early).pvalue))
     return min(1.0, min(chances) * max(len(chances) - 1, 1))
 
 
-def _largest_rhat(problem: Problem, history: Sequence[Snapshot]) -> float:
-    return max(float(split_rhat(table.T)) for table in _tables(problem, history))
+def _largest_rhat(tables: Sequence[Floats]) -> float:
+    return float(split_rhat(np.array(tables).swapaxes(0, 2).swapaxes(1, 2)).max())
 
 
-def _doubts(problem: Problem, run: _Run) -> list[str]:
+def _doubts(run: _Run) -> list[str]:
     doubts = []
-    if _drift(problem, run.history) < _DRIFT:
+    if _drift(run.tables) < _DRIFT:
         doubts.append(f"averages over networks of width {run.nets.width} still drift; try more samples")
-    rhat = _largest_rhat(problem, run.history)
+    rhat = _largest_rhat(run.tables)
     if rhat > _LARGEST_RHAT:
         doubts.append(f"networks of width {run.nets.width} disagree, R-hat = {rhat:.2f}: several solutions, or too few samples")
     return doubts
 
 
 def _solutions(
-    problem: Problem, history: Sequence[Snapshot], kernels: Floats, parts: Floats
+    problem: Problem, drawn: Sequence[tuple[Samples, ...]], kernels: Floats, parts: Floats
 ) -> tuple[SaddleSample, tuple[SaddleSample, ...], float, float]:
     """From all networks and from every single one; effective fraction and error of the weights of the first."""
-    kept = [snapshot.eps for snapshot in history if snapshot.eps]
     # Neurons of a network stand together.
-    eps = [np.stack([state[l] for state in kept], axis=1) for l in range(problem.depth)]
+    eps = [np.stack([state[l] for state in drawn], axis=1) for l in range(problem.depth)]
     sample, effective, error = _solution(problem, kernels, [part.reshape(-1, part.shape[-1]) for part in eps])
     sections = []
     for index, own in enumerate(parts):

@@ -158,14 +158,27 @@ def test_networks_that_drift_or_disagree_are_reported():
     nets = types.SimpleNamespace(width=64)
 
     def doubts(shift):
-        return module._doubts(problem, module._Run(nets, history(shift)))
+        return module._doubts(module._Run(problem, nets, history(shift)))
 
     assert not doubts(0.0)
-    drift = doubts(np.linspace(0, 0.1, 20)[:, None])
-    assert "width 64 still drift" in drift[0]
-    assert module._drift(problem, history(np.linspace(0, 0.1, 20)[:, None])) < 1e-3
+    assert "width 64 still drift" in doubts(np.linspace(0, 0.1, 20)[:, None])[0]
     (apart,) = doubts(0.1 * (np.arange(8) < 4))
     assert "width 64 disagree, R-hat" in apart
+
+
+def test_runs_average_over_all_and_keep_some_neurons():
+    problem = module.Task.checked(*data(2)[:2], None, 2, 1.0, 8.0, "relu", 1.0).problem
+    drawn = history(0.0)
+    run = module._Run(problem, None, drawn[:5])
+    run.add(drawn[5:])
+    run.thin(10)
+    assert len(run.eps) == 10
+    assert run.count == len(run.tables) == 20
+    np.testing.assert_allclose(run.kernels, np.mean([snapshot.kernels for snapshot in drawn], axis=0))
+    np.testing.assert_allclose(run.V, np.mean([snapshot.V for snapshot in drawn], axis=(0, 1)))
+    Y = problem.Y
+    expected = [np.trace(Y.T @ drawn[3].V[2]), *(np.trace(Y.T @ drawn[3].kernels[2, l] @ Y) for l in range(2))]
+    np.testing.assert_allclose(run.tables[3][:, 2], expected)
 
 
 def test_extrapolation_removes_what_falls_like_the_inverse_width():
@@ -176,14 +189,6 @@ def test_extrapolation_removes_what_falls_like_the_inverse_width():
 def test_the_pilot_with_most_company_is_followed():
     kernels = np.eye(2) * (1 + np.array([0.0, 0.5, 0.02, 0.04]))[:, None, None, None]
     assert module._medoid(kernels) == 2
-
-
-def test_neurons_are_kept_of_some_snapshots_only():
-    drawn = history(0.0)
-    module._thin(drawn, 10)
-    assert sum(bool(snapshot.eps) for snapshot in drawn) == 10
-    assert drawn[0].eps
-    assert drawn[-1].eps
 
 
 def test_width_follows_points():
