@@ -116,7 +116,7 @@ class Proposals:
             weights = weights / weights.sum() + energy / max(energy.sum(), np.finfo(float).tiny)
             # Radii that are integrated out belong to what a mixture is fitted to.
             lengths = np.sqrt(self.rng.chisquare(law.rank, len(eps)) * rho / law.rank)
-            self.mixtures[l] = self.mixtures[l].fitted(eps * lengths[:, None], weights / weights.sum())
+            self.mixtures[l] = self.mixtures[l].fitted(eps * lengths[:, None].astype(eps.dtype), weights / weights.sum())
 
     def draw(self, count: int, *, scrambled: bool) -> list[SampledLayer]:
         """Samples of all layers."""

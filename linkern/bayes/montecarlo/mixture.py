@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, special, stats
 
+from linkern.bayes.montecarlo.averages import blocks, gram
+
 __all__ = ["NEW_SHARE", "Mixture"]
 
 Floats = NDArray[np.float64]
@@ -96,11 +98,11 @@ class Mixture:
         return normal.astype(np.float32)
 
     def log_density(self, eps: Points) -> Floats:
-        """Logarithm of the density of the directions of eps (S, r) relative to the prior's. Cost: S K r^2."""
-        forms, logs = self._forms(np.asarray(eps, dtype=np.float64))
+        """Logarithm of the density of the directions of eps (S, r) relative to the prior's, as precise as they. Cost: S K r^2."""
+        forms, logs = self._forms(eps)
         return np.asarray(special.logsumexp(logs - self.rank / 2 * np.log(forms / forms[:, :1]), axis=1))
 
-    def fitted(self, eps: Floats, weights: Floats, steps: int = 2) -> Mixture:
+    def fitted(self, eps: Points, weights: Floats, steps: int = 2) -> Mixture:
         """Steps of expectation maximisation towards weighted samples (S, r) of a full law, radii included; weights of sum 1.
 
         The prior stays what it is, but for its share. Cost per step: S K r^2.
@@ -110,7 +112,7 @@ class Mixture:
             mixture = mixture._step(eps, weights)
         return mixture
 
-    def _step(self, eps: Floats, weights: Floats) -> Mixture:
+    def _step(self, eps: Points, weights: Floats) -> Mixture:
         forms, logs = self._forms(eps)
         members = weights[:, None] * special.softmax(logs - forms / 2, axis=1)
         prior, *shares = members.sum(axis=0)
@@ -124,21 +126,29 @@ class Mixture:
             normals[k] = mean / np.linalg.norm(mean)
             effective = shares[k] ** 2 / np.square(member).sum()
             old = _STIFFNESS * self.rank * self.factors[k] @ self.factors[k].T
-            second = effective / shares[k] * (eps * member[:, None]).T @ eps
+            second = effective / shares[k] * gram(eps, member, eps)
             covariance = (second + old) / (effective + _STIFFNESS * self.rank)
             factors[k] = math.sqrt(_WIDER) * linalg.cholesky(covariance, lower=True)
         return Mixture(_normalised(prior, np.array(shares)[kept]), normals[kept], factors[kept])
 
-    def _forms(self, eps: Floats) -> tuple[Floats, Floats]:
+    def _forms(self, eps: Points) -> tuple[Floats, Floats]:
         """eps^T Sigma^{-1} eps of all components, the prior first, and the logarithms of what multiplies their exponentials."""
         forms = np.empty((len(eps), len(self.shares)))
         logs = np.full(forms.shape, -np.inf)
-        forms[:, 0], logs[:, 0] = np.einsum("sr,sr->s", eps, eps), np.log(self.shares[0]) if self.shares[0] else -np.inf
-        for k, (n, F) in enumerate(zip(self.normals, self.factors, strict=True), start=1):
-            inverse = linalg.inv(F)
-            scaled = eps @ inverse.T
-            forms[:, k] = np.einsum("sr,sr->s", scaled, scaled)
-            logs[eps @ n > 0, k] = math.log(2 * self.shares[k]) + np.linalg.slogdet(inverse)[1]
+        inverses = [linalg.inv(F) for F in self.factors]
+        scales = [
+            math.log(2 * share) + np.linalg.slogdet(inverse)[1] for share, inverse in zip(self.shares[1:], inverses, strict=True)
+        ]
+        turns = [inverse.T.astype(eps.dtype) for inverse in inverses]
+        normals = self.normals.T.astype(eps.dtype)
+        for rows in blocks(len(eps)):
+            part = eps[rows]
+            forms[rows, 0] = np.einsum("sr,sr->s", part, part)
+            for k, turn in enumerate(turns, start=1):
+                scaled = part @ turn
+                forms[rows, k] = np.einsum("sr,sr->s", scaled, scaled)
+            logs[rows, 1:] = np.where(part @ normals > 0, scales, -np.inf)
+        logs[:, 0] = np.log(self.shares[0]) if self.shares[0] else -np.inf
         return forms, logs
 
 
