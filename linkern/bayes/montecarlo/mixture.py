@@ -59,8 +59,7 @@ class Mixture:
     @classmethod
     def of_lobe(cls, direction: Floats, low: float) -> Mixture:
         """One lobe alone."""
-        lobe = cls.prior(len(direction)).with_lobes(direction[None], np.array([low]))
-        return cls(np.array([0.0, 1.0]), lobe.normals, lobe.factors)
+        return cls.prior(len(direction)).with_lobes(direction[None], np.array([low])).lobes(0)
 
     @property
     def rank(self) -> int:
@@ -70,12 +69,18 @@ class Mixture:
     def with_lobes(self, directions: Floats, lows: Floats) -> Mixture:
         """Add the lobes around directions (m, r) of length 1 with Q = `lows` (m,)."""
         spikes = (1 / np.sqrt(lows) - 1)[:, None, None] * directions[:, :, None] * directions[:, None, :]
-        shares = np.concatenate([self.shares[1:], np.full(len(lows), NEW_SHARE)])
+        # Besides the prior alone, what there is loses to the new lobes alike.
+        shares = np.concatenate([self.shares if len(self.normals) else [0.0], np.full(len(lows), NEW_SHARE)])
         return Mixture(
-            _normalised(self.shares[0] if len(self.normals) else 0.0, shares),
+            shares / shares.sum() if len(self.normals) else _normalised(0.0, shares[1:]),
             np.concatenate([self.normals, directions]),
             np.concatenate([self.factors, np.eye(self.rank) + spikes]),
         )
+
+    def lobes(self, first: int) -> Mixture:
+        """The half-Gaussians from number `first` on alone."""
+        shares = self.shares[first + 1 :]
+        return Mixture(np.concatenate([[0.0], shares / shares.sum()]), self.normals[first:], self.factors[first:])
 
     def draw(self, count: int, rng: np.random.Generator, *, scrambled: bool = False) -> NDArray[np.float32]:
         """Directions times sqrt(r), (count, r): independent up to stratification, or randomised quasi-random points.
