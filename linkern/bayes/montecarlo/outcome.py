@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 # Kernels are some ten times less sensitive to the equations' residual than duals. Errors need few digits: a group's residual,
 # which starts as its noise, is reduced to this fraction.
-_TOLERANCE, _GROUP_TOLERANCE, _FRACTION, _MAPS = 5e-4, 1e-2, 0.1, 40
+_TOLERANCE, _GROUP_TOLERANCE, _FRACTION, _MAPS = 1e-3, 2e-2, 0.1, 40
 # Share in the sum of squared weights below which a single one does not matter.
 _NEGLIGIBLE = 0.01
 

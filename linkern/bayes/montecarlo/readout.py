@@ -22,10 +22,11 @@ from linkern.bayes.montecarlo.law import Samples
 __all__ = ["Readout", "ReadoutPoint", "maximise"]
 
 Floats = NDArray[np.float64]
+Newton = Callable[[Floats], Floats]
 
 _MAX_STEPS, _HALVINGS = 40, 12
 # Steps with the Hessian of an earlier point are taken while each is smaller than the one before by this factor.
-_CONTRACTION = 0.1
+_CONTRACTION = 0.2
 # Of the first V, tried where its own tilt is not represented.
 _MULTIPLES = np.geomspace(0.4, 1.6, 29)
 
@@ -51,30 +52,34 @@ class ReadoutPoint:
     F: float
 
 
-def maximise(view: View, readout: Readout, V: Floats, tol: float, least_effective: float) -> tuple[ReadoutPoint, float]:
-    """Maximise F from V; return the point and the remaining step relative to V (Frobenius).
+def maximise(
+    view: View, readout: Readout, V: Floats, tol: float, least_effective: float, known: Newton | None = None
+) -> tuple[ReadoutPoint, float, Newton]:
+    """Maximise F from V; return the point, the remaining step relative to V (Frobenius), and steps as a function of gradients.
 
+    These may be `known` from a similar problem.
     Steps that leave a smaller fraction of the samples effective than `least_effective` are shortened: beyond, the average is that
     of a few samples.
     Cost: per Hessian one product S (P O)^2 and a Cholesky factorisation of size P O; per step products S P O.
     """
     point = _feasible(view, readout, V, least_effective)
-    relative, fresh = np.inf, True
-    inverse = _inverse_hessian(view, readout, point)
+    relative, fresh = np.inf, known is None
+    newton = known or _newton(view, readout, point)
     for _ in range(_MAX_STEPS):
-        step, before = inverse(point.gradient), relative
+        step, before = newton(point.gradient), relative
         relative = float(np.linalg.norm(step) / max(np.linalg.norm(point.V + step), np.finfo(float).tiny))
         if relative <= tol:
             break
-        if not fresh and relative > _CONTRACTION * before:
-            # The Hessian of an earlier point no longer serves.
-            inverse, fresh, relative = _inverse_hessian(view, readout, point), True, np.inf
-            continue
-        trial = _climbed(view, readout, point, step, least_effective)
-        if trial is None:
+        usable = fresh or relative <= _CONTRACTION * before
+        trial = _climbed(view, readout, point, step, least_effective) if usable else None
+        if trial is not None:
+            point, fresh = trial, False
+        elif fresh:
             break
-        point, fresh = trial, False
-    return point, relative
+        else:
+            # The Hessian of an earlier point no longer serves.
+            newton, fresh, relative = _newton(view, readout, point), True, np.inf
+    return point, relative, newton
 
 
 def _climbed(view: View, readout: Readout, point: ReadoutPoint, step: Floats, least_effective: float) -> ReadoutPoint | None:
@@ -107,7 +112,7 @@ def _evaluate(view: View, readout: Readout, V: Floats) -> ReadoutPoint:
     return ReadoutPoint(V, weights, rho, gradient, F)
 
 
-def _inverse_hessian(view: View, readout: Readout, point: ReadoutPoint) -> Callable[[Floats], Floats]:
+def _newton(view: View, readout: Readout, point: ReadoutPoint) -> Newton:
     """Newton's step as a function of the gradient."""
     (P, O), w, rho = point.V.shape, point.weights.w, point.rho
     s = _signals(view, point.V)
