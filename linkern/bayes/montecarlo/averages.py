@@ -100,7 +100,7 @@ class View:
         eps: Samples,
         squared: Floats,
         reference: Floats,
-        root: Floats,
+        root: Samples,
         shape: tuple[int, int] = (1, 1),
         cut: float = math.inf,
     ) -> None:

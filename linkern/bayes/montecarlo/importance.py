@@ -31,7 +31,7 @@ Floats = NDArray[np.float64]
 # With a proposal on both sides, Q can be followed almost to zero.
 _EDGE = 3e-3
 # Samples at a step, per point and at least, at most; samples that a fit uses; samples of the first final average.
-_PER_POINT, _LEAST_SAMPLES, _MOST_SAMPLES, _FITTED, _FIRST = 256, 8192, 32768, 16384, 16384
+_PER_POINT, _LEAST_SAMPLES, _MOST_SAMPLES, _FITTED, _FIRST = 256, 8192, 32768, 16384, 32768
 _RATIO, _HALVINGS = 1.8, 1
 # A lobe is missing where it would lower the variance of kernels by this fraction, which probes of it tell.
 _LEAST_GAIN, _PROBES, _MOST_LOBES = 1.0, 64, 32
@@ -40,7 +40,7 @@ _HUGE = 200.0
 _LEAST_LOW = 0.01
 _TOLERANCE, _MAPS = 1e-2, 20
 # A step ends when this fraction of its samples is effective, or after so many fits or attempts.
-_GOOD, _FITS, _ATTEMPTS, _GROWTH, _RETREAT = 0.3, 2, 6, 8, 0.95
+_GOOD, _FITS, _ATTEMPTS, _GROWTH, _RETREAT = 0.3, 2, 6, 4, 0.95
 # Residual of the equations beyond which samples are too few for a step, and those of a group for its error.
 _UNSOLVED, _UNSOLVED_GROUP = 0.1, 0.03
 # Samples per sample asked for that are enough: errors are not known to a twentieth.
@@ -226,7 +226,7 @@ def _missing(law: Law, tilt: Tilt, mixture: Mixture, lobes: list[Mixture], view:
 
 def _lengths(view: View) -> Floats:
     """|phi|^2."""
-    return np.einsum("sp,sp->s", view.phi, view.phi, dtype=np.float64)
+    return np.asarray(np.einsum("sp,sp->s", view.phi, view.phi, dtype=np.float64))
 
 
 def proposed(proposals: Proposals, tol: float, most: int) -> Outcome:

@@ -71,7 +71,7 @@ def minima(law: Law, root: Floats, tilt: Tilt, eps: NDArray[np.floating], rng: n
     for starts in (sampled, rng.standard_normal((_LOOKED_AT // 4, law.rank))):
         unit = starts / np.linalg.norm(starts, axis=1)[:, None]
         Q = _Q(tilt, law.activation.value(unit @ root.T.astype(unit.dtype)))
-        kinds.append(unit[np.argpartition(Q, _SCOUTS // 2)[: _SCOUTS // 2]].astype(np.float64))
+        kinds.append(unit[np.argsort(Q)[: _SCOUTS // 2]].astype(np.float64))
     eps = np.concatenate(kinds)
     h = eps @ root.T
     phi = law.activation.value(h)

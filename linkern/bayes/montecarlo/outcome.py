@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,6 +116,7 @@ class Average:
 
 def averaged(problem: Problem, layers: Sequence[SampledLayer], start: State, least_effective: float) -> Average:
     """Solve on all samples from `start`, then on every group of them from there."""
+    start = replace(start, secants=())
     found = solve_on(problem, layers, start, tol=_TOLERANCE, max_steps=_MAPS, least_effective=least_effective)
     groups = [
         solve_on(

@@ -19,7 +19,7 @@ from scipy import linalg
 from linkern.bayes.montecarlo.averages import View, Weights, blocks, gram
 from linkern.bayes.montecarlo.law import Samples
 
-__all__ = ["Readout", "ReadoutPoint", "maximise"]
+__all__ = ["Newton", "Readout", "ReadoutPoint", "maximise"]
 
 Floats = NDArray[np.float64]
 Newton = Callable[[Floats], Floats]

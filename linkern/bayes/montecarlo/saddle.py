@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from linkern.bayes.montecarlo.averages import View
 from linkern.bayes.montecarlo.law import Law, Tilt, roots_of
-from linkern.bayes.montecarlo.readout import Readout, maximise
+from linkern.bayes.montecarlo.readout import Newton, Readout, maximise
 from linkern.bayes.montecarlo.samples import SampledLayer
 
 __all__ = ["Found", "Problem", "State", "solve_on"]
@@ -160,9 +161,10 @@ class _Pass:
             else:
                 known = before.newton if before and before.effective >= least_effective else None
                 V = inverse @ state.signal
-                point, self.readout_step, self.newton = maximise(
+                point, self.readout_step, newton = maximise(
                     views[l], problem.readout, V, _READOUT_TOLERANCE, least_effective / 2, known
                 )
+                self.newton: Newton = newton
                 weights, rho, self.V = point.weights, point.rho, point.V
                 tilts.append(Tilt.of_readout(self.V, problem.gamma0**2 * g[L]))
             self.effective = min(self.effective, weights.effective)
@@ -170,7 +172,7 @@ class _Pass:
             self.weights.append(weights.w)
             self.rho.append(rho)
             self.kernels.append(views[l].kernel(weights.w, rho))
-        self.first = views[0]
+        self.first: View = views[0]
         self.state = replace(state, signal=whitening[-1][0] @ self.V)
         self.duals = [tilt.matrix for tilt in tilts]
         self.new = np.empty_like(state.duals)
