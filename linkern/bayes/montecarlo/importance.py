@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linkern.bayes.montecarlo.anneal import LawPoint, Rung
-from linkern.bayes.montecarlo.averages import View
 from linkern.bayes.montecarlo.law import Law, Tilt
 from linkern.bayes.montecarlo.lobes import LobeCheck, minima
 from linkern.bayes.montecarlo.mixture import NEW_SHARE, Mixture
@@ -32,10 +31,11 @@ Floats = NDArray[np.float64]
 _EDGE = 3e-3
 # Samples at a step, per point and at least, at most; samples that a fit uses; samples of the first final average.
 _PER_POINT, _LEAST_SAMPLES, _MOST_SAMPLES, _FITTED, _FIRST = 256, 8192, 32768, 16384, 32768
-_RATIO, _HALVINGS = 1.8, 1
-# A lobe is missing where it would lower the variance of kernels by this fraction, which probes of it tell.
-_LEAST_GAIN, _PROBES, _MOST_LOBES = 1.0, 64, 32
-_HUGE = 200.0
+_RATIO, _HALVINGS = 1.5, 1
+# Lobes need samples before a tilt has them: the mean weight of a lobe's probes may not exceed this multiple of all, which is
+# larger where a last average has to be taken again.
+_LARGEST_WEIGHT, _LARGEST_LAST_WEIGHT, _PROBES, _MOST_LOBES = 5.0, 15.0, 64, 32
+_HUGE = 100.0
 # Tilts still change: the narrowest lobe of a proposal is not as narrow as the narrowest that they may have.
 _LEAST_LOW = 0.01
 _TOLERANCE, _MAPS = 1e-2, 20
@@ -167,12 +167,12 @@ class Proposals:
         """Start from weaker tilts: noise has taken them to where samples of a lobe leave no average."""
         self.state = State(_RETREAT * self.state.duals, self.state.signal)
 
-    def cover(self, layers: list[SampledLayer], found: Found) -> list[SampledLayer] | None:
+    def cover(self, layers: list[SampledLayer], found: Found, largest: float = _LARGEST_WEIGHT) -> list[SampledLayer] | None:
         """Add the lobes of a solution's tilts that the mixtures lack, and samples of them; None if there are none."""
-        covering = [self._cover(l, layer, found) for l, layer in enumerate(layers)]
+        covering = [self._cover(l, layer, found, largest) for l, layer in enumerate(layers)]
         return None if all(new is old for new, old in zip(covering, layers, strict=True)) else covering
 
-    def _cover(self, l: int, layer: SampledLayer, found: Found) -> SampledLayer:
+    def _cover(self, l: int, layer: SampledLayer, found: Found, largest: float) -> SampledLayer:
         law, root, tilt = self.problem.laws[l], found.roots[l], LawPoint.of(found, self.problem).tilts[l]
         directions, lows = minima(law, root, tilt, layer.eps, self.rng)
         self.lowest[l] = float(lows.min(initial=1.0))
@@ -184,49 +184,41 @@ class Proposals:
             self.mixtures[l] = mixture.with_lobes(directions[chosen], lows[chosen])
             return SampledLayer.proposed(self.mixtures[l], len(layer.eps), self.groups, self.rng, scrambled=False)
         lobes = [Mixture.of_lobe(direction, low) for direction, low in zip(directions, lows, strict=True)]
-        chosen = _missing(law, tilt, mixture, lobes, layer.head(_FITTED).view(law, root), self.rng)
+        log_mean = layer.head(_FITTED).view(law, root).weights(tilt)[0].log_mean
+        chosen = _missing(law, root, tilt, mixture, lobes, log_mean, largest, self.rng)
         if not chosen:
             return layer
         self.mixtures[l] = mixture.with_lobes(directions[chosen], lows[chosen])
         return layer.covering(mixture, self.mixtures[l], self.rng)
 
 
-def _missing(law: Law, tilt: Tilt, mixture: Mixture, lobes: list[Mixture], view: View, rng: np.random.Generator) -> list[int]:
-    """Which lobes lower the variance of the kernel by enough, given samples of a mixture, each beside those already chosen.
-
-    With f = rho |phi|^2 and p the law, a share a of the lobe m beside the proposal q takes a E_m[ p/q p/(q + a m) f^2 ] from the
-    variance E_q[ (p/q)^2 f^2 ].
-    """
+def _missing(
+    law: Law,
+    root: Floats,
+    tilt: Tilt,
+    mixture: Mixture,
+    lobes: list[Mixture],
+    log_mean: float,
+    largest: float,
+    rng: np.random.Generator,
+) -> list[int]:
+    """Which lobes a mixture lacks: probes of them have mean weights above `largest`, also with those already chosen."""
     if not lobes:
         return []
-    weights, rho = view.weights(tilt)
-    variance = len(rho) * float(np.square(weights.w * rho * _lengths(view)).sum())
     probes = np.concatenate([lobe.draw(_PROBES, rng) for lobe in lobes])
-    squared = np.einsum("sr,sr->s", probes, probes, dtype=np.float64)
-    probed = View(law, probes, squared, np.zeros(len(probes)), view.root)
-    quadratic = probed.tilt_of(tilt)
-    # Twice the logarithm of p f.
-    log_target = 2 * (law.log_density(squared, quadratic) + law.rank / 2 * np.log(squared) - weights.log_mean)
-    log_target += 2 * np.log(np.maximum(law.rho(squared, quadratic) * _lengths(probed), np.finfo(float).tiny))
+    sample = SampledLayer.following(law, probes, root, tilt)
+    log_target = sample.reference + law.rank / 2 * np.log(sample.squared) - log_mean
     log_density = mixture.log_density(probes)
-    each = probes.reshape(len(lobes), _PROBES, -1)
-    own = math.log(NEW_SHARE) + np.concatenate([lobe.log_density(part) for lobe, part in zip(lobes, each, strict=True)])
     chosen: list[int] = []
     while len(chosen) + len(mixture.shares) < _MOST_LOBES:
-        log_gain = log_target - log_density - np.logaddexp(log_density, own)
-        gains = NEW_SHARE * np.exp(np.minimum(log_gain, _HUGE)).reshape(len(lobes), -1).mean(axis=1) / variance
-        gains[chosen] = 0.0
-        best = int(np.argmax(gains))
-        if gains[best] < _LEAST_GAIN:
+        weights = np.exp(np.minimum(log_target - log_density, _HUGE)).reshape(len(lobes), -1).mean(axis=1)
+        weights[chosen] = 0.0
+        worst = int(np.argmax(weights))
+        if weights[worst] < largest:
             break
-        chosen.append(best)
-        log_density = np.logaddexp(log_density, math.log(NEW_SHARE) + lobes[best].log_density(probes))
+        chosen.append(worst)
+        log_density = np.logaddexp(log_density, math.log(NEW_SHARE) + lobes[worst].log_density(probes))
     return chosen
-
-
-def _lengths(view: View) -> Floats:
-    """|phi|^2."""
-    return np.asarray(np.einsum("sp,sp->s", view.phi, view.phi, dtype=np.float64))
 
 
 def proposed(proposals: Proposals, tol: float, most: int) -> Outcome:
@@ -244,7 +236,7 @@ def proposed(proposals: Proposals, tol: float, most: int) -> Outcome:
         if fitted and unsolved:
             break
         proposals.state, needed = average.found.state, average.needed(tol)
-        covering = proposals.cover(layers, average.found)
+        covering = proposals.cover(layers, average.found, _LARGEST_LAST_WEIGHT if fitted else _LARGEST_WEIGHT)
         if fitted and covering is None and (needed <= _ENOUGH * count or count >= most):
             return _vouched(proposals, average, max(needed, count))
         if fitted:
