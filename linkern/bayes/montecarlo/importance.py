@@ -229,7 +229,8 @@ def proposed(proposals: Proposals, tol: float, most: int) -> Outcome:
         layers = proposals.more(layers, count)
         average = averaged(problem, layers, proposals.state, _LEAST_EFFECTIVE)
         unsolved = np.median([group.residual for group in average.groups]) > _UNSOLVED_GROUP
-        if average.found.effective < _LEAST_EFFECTIVE:
+        if average.found.effective < _LEAST_EFFECTIVE or (fitted and average.found.residual > _UNSOLVED_GROUP):
+            # Also where tilts of other samples led the solver astray on these.
             proposals.retreat()
             layers = []
             continue
