@@ -100,7 +100,7 @@ class View:
         eps: Samples,
         squared: Floats,
         reference: Floats,
-        root: Floats,
+        root: Samples,
         shape: tuple[int, int] = (1, 1),
         cut: float = math.inf,
     ) -> None:
@@ -123,9 +123,9 @@ class View:
         """phi^T H phi, (S,)."""
         return np.asarray(tilt.quadratic(self.phi), dtype=np.float64)
 
-    def bent(self, tilt: Tilt) -> NDArray[np.bool_]:
-        """Where Q is not what the tilt makes it but bent to stay positive."""
-        return np.asarray(self.law.homogeneous & (1 + self.tilt_of(tilt) / self.squared < 2 * self.law.edge))
+    def bent(self, rho: Floats) -> NDArray[np.bool_]:
+        """Where Q is below twice the edge of its domain or beyond it, so that rho is large."""
+        return np.asarray(self.law.homogeneous & (rho * self.squared > self.law.rank / (2 * self.law.edge)))
 
     def kernel(self, w: Floats, rho: Floats) -> Floats:
         """<phi phi^T>."""
@@ -133,24 +133,26 @@ class View:
 
     def dual(self, base: Floats, tilt: Tilt, w: Floats, rho: Floats) -> Floats:
         """-2 d ln Z/dK of this layer at K = base."""
-        P = len(base)
-        gains, slopes, D = np.zeros((P, P)), np.zeros((P, P)), np.zeros(P)
-        K, KH = base.astype(self.phi.dtype), (base * tilt.matrix).astype(self.phi.dtype)
+        P, c = len(base), self.law.offset
+        gains, slopes, pulls, D, means = np.zeros((P, P)), np.zeros((P, P)), np.zeros((P, P)), np.zeros(P), np.zeros(P)
         for rows in blocks(len(w)):
             h = self.eps[rows] @ self.root.T
             slope = np.asarray(self.law.activation.derivative(h), dtype=h.dtype)
             Hphi = tilt.apply(self.phi[rows])
             g = slope * Hphi
-            weight, radial = w[rows].astype(h.dtype)[:, None], rho[rows].astype(h.dtype)[:, None]
-            gains += (weight * radial * g).T @ g
-            slopes += (weight * slope).T @ slope
+            weighted = (w[rows] * rho[rows]).astype(h.dtype)[:, None] * Hphi
+            gains += (slope * weighted).T @ g
+            slopes += (w[rows].astype(h.dtype)[:, None] * slope).T @ slope
             if not self.law.kinked:
                 assert self.law.activation.second_derivative is not None
                 D += w[rows] @ (self.law.activation.second_derivative(h) * Hphi)
             else:
-                pulled = radial * Hphi * (h + g @ K) - slope @ KH
-                D += w[rows] @ ((slope - slope.dtype.type(self.law.offset)) * pulled)
+                jumped = (slope - slope.dtype.type(c)) * weighted
+                pulls += jumped.T @ g
+                D += np.einsum("sa,sa->a", jumped, h)
+                means += w[rows] @ slope
         if self.law.kinked:
+            D += (base * (pulls - tilt.matrix * (slopes - c * means))).sum(axis=1)
             scale = np.diag(base)
             D = np.divide(D, scale, out=np.zeros(P), where=scale > 0)
         return _symmetric(slopes * tilt.matrix - gains) + np.diag(D)

@@ -32,8 +32,9 @@ _EDGE = 3e-3
 # Samples at a step, per point and at least, at most; samples that a fit uses; samples of the first final average.
 _PER_POINT, _LEAST_SAMPLES, _MOST_SAMPLES, _FITTED, _FIRST = 256, 8192, 32768, 16384, 32768
 _RATIO, _HALVINGS = 1.5, 1
-# Lobes need samples before a tilt has them: the mean weight of a lobe's probes may not exceed this multiple of all.
-_LARGEST_WEIGHT, _PROBES, _MOST_LOBES = 5.0, 64, 32
+# Lobes need samples before a tilt has them: the mean weight of a lobe's probes may not exceed this multiple of all, which is
+# larger where a last average has to be taken again.
+_LARGEST_WEIGHT, _LARGEST_LAST_WEIGHT, _PROBES, _MOST_LOBES = 5.0, 15.0, 64, 32
 _HUGE = 100.0
 # Tilts still change: the narrowest lobe of a proposal is not as narrow as the narrowest that they may have.
 _LEAST_LOW = 0.01
@@ -42,6 +43,8 @@ _TOLERANCE, _MAPS = 1e-2, 20
 _GOOD, _FITS, _ATTEMPTS, _GROWTH, _RETREAT = 0.3, 2, 6, 4, 0.95
 # Residual of the equations beyond which samples are too few for a step, and those of a group for its error.
 _UNSOLVED, _UNSOLVED_GROUP = 0.1, 0.03
+# Samples per sample asked for that are enough: errors are not known to a twentieth.
+_ENOUGH = 1.1
 # Effective fraction of samples below which a proposal does not cover a law.
 _LEAST_EFFECTIVE = 0.1
 
@@ -116,30 +119,44 @@ class Proposals:
             weights = weights / weights.sum() + energy / max(energy.sum(), np.finfo(float).tiny)
             # Radii that are integrated out belong to what a mixture is fitted to.
             lengths = np.sqrt(self.rng.chisquare(law.rank, len(eps)) * rho / law.rank)
-            self.mixtures[l] = self.mixtures[l].fitted(eps * lengths[:, None], weights / weights.sum())
+            self.mixtures[l] = self.mixtures[l].fitted(eps * lengths[:, None].astype(eps.dtype), weights / weights.sum())
 
     def draw(self, count: int, *, scrambled: bool) -> list[SampledLayer]:
         """Samples of all layers."""
         return [SampledLayer.proposed(mixture, count, self.groups, self.rng, scrambled=scrambled) for mixture in self.mixtures]
 
+    def more(self, layers: list[SampledLayer], count: int) -> list[SampledLayer]:
+        """Quasi-random samples of all layers, `count` together with those that there are of the same mixtures."""
+        if not layers:
+            return self.draw(count, scrambled=True)
+        missing = count - len(layers[0].eps)
+        if missing < self.groups:
+            return layers
+        return [old.beside(part) for old, part in zip(layers, self.draw(missing, scrambled=True), strict=True)]
+
     def _covered(self, problem: Problem, start: State) -> Found:
         """Move to a solution on samples that include those of the lobes that it has."""
         self.problem, self.state, fits = problem, start, 0
+        layers: list[SampledLayer] | None = None
         for _ in range(_ATTEMPTS):
-            layers = self.draw(self.samples, scrambled=False)
+            layers = layers or self.draw(self.samples, scrambled=False)
             found = solve_on(problem, layers, self.state, tol=_TOLERANCE, max_steps=_MAPS, least_effective=_LEAST_EFFECTIVE)
             if found.effective < _LEAST_EFFECTIVE:
                 self.retreat()
+                layers = None
                 continue
-            if self.cover(problem, layers, found):
+            covering = self.cover(layers, found)
+            if covering is not None:
+                layers = covering
                 continue
             if found.residual > _UNSOLVED and self.samples < _MOST_SAMPLES:
                 # Equations with the noise of so few samples have no solution.
                 self.samples *= 2
+                layers = None
                 continue
             self.state = found.state
             self.fit(layers, found)
-            fits += 1
+            layers, fits = None, fits + 1
             if found.effective >= _GOOD or fits == _FITS:
                 break
         if found.effective < _LEAST_EFFECTIVE:
@@ -150,38 +167,42 @@ class Proposals:
         """Start from weaker tilts: noise has taken them to where samples of a lobe leave no average."""
         self.state = State(_RETREAT * self.state.duals, self.state.signal)
 
-    def cover(self, problem: Problem, layers: list[SampledLayer], found: Found) -> bool:
-        """Add the lobes of a solution's tilts to which the mixtures give too few samples; return whether there were any."""
-        return sum(self._cover(l, problem, layer, found) for l, layer in enumerate(layers)) > 0
+    def cover(self, layers: list[SampledLayer], found: Found, largest: float = _LARGEST_WEIGHT) -> list[SampledLayer] | None:
+        """Add the lobes of a solution's tilts that the mixtures lack, and samples of them; None if there are none."""
+        covering = [self._cover(l, layer, found, largest) for l, layer in enumerate(layers)]
+        return None if all(new is old for new, old in zip(covering, layers, strict=True)) else covering
 
-    def _cover(self, l: int, problem: Problem, layer: SampledLayer, found: Found) -> bool:
-        law, root, tilt = problem.laws[l], found.roots[l], LawPoint.of(found, problem).tilts[l]
+    def _cover(self, l: int, layer: SampledLayer, found: Found, largest: float) -> SampledLayer:
+        law, root, tilt = self.problem.laws[l], found.roots[l], LawPoint.of(found, self.problem).tilts[l]
         directions, lows = minima(law, root, tilt, layer.eps, self.rng)
         self.lowest[l] = float(lows.min(initial=1.0))
         directions, lows = directions[:_MOST_LOBES], np.maximum(lows[:_MOST_LOBES], _LEAST_LOW)
         mixture = self.mixtures[l]
-        if len(mixture.shares) == 1:
+        if len(lows) and not len(mixture.normals):
             # Two opposite lobes to begin with: fits need something to fit.
             chosen = [0, *np.flatnonzero(directions @ directions[0] < 0)[:1]]
-        else:
-            log_mean = layer.view(law, root).weights(tilt)[0].log_mean
-            chosen = _lacking(law, root, tilt, mixture, directions, lows, log_mean, self.rng)
+            self.mixtures[l] = mixture.with_lobes(directions[chosen], lows[chosen])
+            return SampledLayer.proposed(self.mixtures[l], len(layer.eps), self.groups, self.rng, scrambled=False)
+        lobes = [Mixture.of_lobe(direction, low) for direction, low in zip(directions, lows, strict=True)]
+        log_mean = layer.head(_FITTED).view(law, root).weights(tilt)[0].log_mean
+        chosen = _missing(law, root, tilt, mixture, lobes, log_mean, largest, self.rng)
+        if not chosen:
+            return layer
         self.mixtures[l] = mixture.with_lobes(directions[chosen], lows[chosen])
-        return len(chosen) > 0
+        return layer.covering(mixture, self.mixtures[l], self.rng)
 
 
-def _lacking(
+def _missing(
     law: Law,
     root: Floats,
     tilt: Tilt,
     mixture: Mixture,
-    directions: Floats,
-    lows: Floats,
+    lobes: list[Mixture],
     log_mean: float,
+    largest: float,
     rng: np.random.Generator,
 ) -> list[int]:
-    """Which lobes a mixture should have: probes of them have large weights on average, also with those already chosen."""
-    lobes = [Mixture.of_lobe(direction, low) for direction, low in zip(directions, lows, strict=True)]
+    """Which lobes a mixture lacks: probes of them have mean weights above `largest`, also with those already chosen."""
     if not lobes:
         return []
     probes = np.concatenate([lobe.draw(_PROBES, rng) for lobe in lobes])
@@ -193,7 +214,7 @@ def _lacking(
         weights = np.exp(np.minimum(log_target - log_density, _HUGE)).reshape(len(lobes), -1).mean(axis=1)
         weights[chosen] = 0.0
         worst = int(np.argmax(weights))
-        if weights[worst] < _LARGEST_WEIGHT:
+        if weights[worst] < largest:
             break
         chosen.append(worst)
         log_density = np.logaddexp(log_density, math.log(NEW_SHARE) + lobes[worst].log_density(probes))
@@ -202,25 +223,32 @@ def _lacking(
 
 def proposed(proposals: Proposals, tol: float, most: int) -> Outcome:
     """Quasi-random samples of the mixtures, as many as the standard error asked for takes or the budget allows."""
-    problem, count = proposals.problem, min(_FIRST, most)
-    for attempt in range(_ATTEMPTS):
-        layers = proposals.draw(count, scrambled=True)
+    problem, count, fitted = proposals.problem, min(_FIRST, most), False
+    layers: list[SampledLayer] = []
+    for _ in range(_ATTEMPTS):
+        layers = proposals.more(layers, count)
         average = averaged(problem, layers, proposals.state, _LEAST_EFFECTIVE)
         unsolved = np.median([group.residual for group in average.groups]) > _UNSOLVED_GROUP
-        if average.found.effective < _LEAST_EFFECTIVE:
+        if average.found.effective < _LEAST_EFFECTIVE or (fitted and average.found.residual > _UNSOLVED_GROUP):
+            # Also where tilts of other samples led the solver astray on these.
             proposals.retreat()
+            layers = []
             continue
-        if attempt and unsolved:
+        if fitted and unsolved:
             break
-        needed = max(average.needed(tol), count)
-        missing = proposals.cover(problem, layers, average.found)
-        # Mixtures fitted at the parameters that count, and lobes that were there before the solution, are worth a second pass.
-        if attempt and not missing and (needed <= count or count >= most):
-            return _vouched(proposals, average, needed)
-        proposals.state = average.found.state
-        proposals.fit(layers, average.found)
-        # A little more than the estimate asks for, which is itself uncertain by a fifth.
-        count = min(math.ceil(1.2 * needed), _GROWTH * count, most)
+        proposals.state, needed = average.found.state, average.needed(tol)
+        covering = proposals.cover(layers, average.found, _LARGEST_LAST_WEIGHT if fitted else _LARGEST_WEIGHT)
+        if fitted and covering is None and (needed <= _ENOUGH * count or count >= most):
+            return _vouched(proposals, average, max(needed, count))
+        if fitted:
+            layers = covering or layers
+        else:
+            # Mixtures fitted at the parameters that count are worth a second pass.
+            proposals.fit(layers, average.found)
+            layers, fitted = [], True
+        if needed > count:
+            # A little more than the estimate asks for, which is itself uncertain by a fifth.
+            count = min(math.ceil(1.2 * needed), _GROWTH * count, most)
     raise OutOfReachError
 
 

@@ -70,23 +70,31 @@ def minima(law: Law, root: Floats, tilt: Tilt, eps: NDArray[np.floating], rng: n
     kinds = []
     for starts in (sampled, rng.standard_normal((_LOOKED_AT // 4, law.rank))):
         unit = starts / np.linalg.norm(starts, axis=1)[:, None]
-        kinds.append(unit[np.argsort(_Q(law, root, tilt, unit))[: _SCOUTS // 2]].astype(np.float64))
+        Q = _Q(tilt, law.activation.value(unit @ root.T.astype(unit.dtype)))
+        kinds.append(unit[np.argsort(Q)[: _SCOUTS // 2]].astype(np.float64))
     eps = np.concatenate(kinds)
-    Q, length = _Q(law, root, tilt, eps), np.ones(len(eps))
+    h = eps @ root.T
+    phi = law.activation.value(h)
+    Q, length = _Q(tilt, phi), np.ones(len(eps))
     for _ in range(_DESCENT):
-        h = eps @ root.T
-        trial = eps - length[:, None] * ((law.activation.derivative(h) * tilt.apply(law.activation.value(h))) @ root)
+        trial = eps - length[:, None] * ((law.activation.derivative(h) * tilt.apply(phi)) @ root)
         trial /= np.maximum(np.linalg.norm(trial, axis=1), np.finfo(float).tiny)[:, None]
-        below = _Q(law, root, tilt, trial)
+        h_trial = trial @ root.T
+        phi_trial = law.activation.value(h_trial)
+        below = _Q(tilt, phi_trial)
         better = below < Q
-        eps[better], Q[better] = trial[better], below[better]
+        for old, new in ((eps, trial), (h, h_trial), (phi, phi_trial), (Q, below)):
+            old[better] = new[better]
         length = np.where(better, 1.5, 0.4) * length
+    order = np.argsort(Q)
+    eps, Q = eps[order], Q[order]
+    alike = eps @ eps.T >= _SAME
     kept: list[int] = []
-    for index in np.argsort(Q):
-        if Q[index] < 1 and all(eps[index] @ eps[k] < _SAME for k in kept):
-            kept.append(int(index))
+    for index in np.flatnonzero(Q < 1).tolist():
+        if not alike[index, kept].any():
+            kept.append(index)
     return eps[kept], np.asarray(law.bend(Q[kept])[0])
 
 
-def _Q(law: Law, root: Floats, tilt: Tilt, unit: Floats) -> Floats:
-    return np.asarray(1 + tilt.quadratic(np.asarray(law.activation.value(unit @ root.T))))
+def _Q(tilt: Tilt, phi: NDArray[np.floating]) -> Floats:
+    return np.asarray(1 + tilt.quadratic(phi), dtype=np.float64)

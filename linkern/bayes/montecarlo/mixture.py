@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, special, stats
 
+from linkern.bayes.montecarlo.averages import blocks, gram
+
 __all__ = ["NEW_SHARE", "Mixture"]
 
 Floats = NDArray[np.float64]
@@ -57,8 +59,7 @@ class Mixture:
     @classmethod
     def of_lobe(cls, direction: Floats, low: float) -> Mixture:
         """One lobe alone."""
-        lobe = cls.prior(len(direction)).with_lobes(direction[None], np.array([low]))
-        return cls(np.array([0.0, 1.0]), lobe.normals, lobe.factors)
+        return cls.prior(len(direction)).with_lobes(direction[None], np.array([low])).lobes(0)
 
     @property
     def rank(self) -> int:
@@ -68,12 +69,18 @@ class Mixture:
     def with_lobes(self, directions: Floats, lows: Floats) -> Mixture:
         """Add the lobes around directions (m, r) of length 1 with Q = `lows` (m,)."""
         spikes = (1 / np.sqrt(lows) - 1)[:, None, None] * directions[:, :, None] * directions[:, None, :]
-        shares = np.concatenate([self.shares[1:], np.full(len(lows), NEW_SHARE)])
+        # Besides the prior alone, what there is loses to the new lobes alike.
+        shares = np.concatenate([self.shares if len(self.normals) else [0.0], np.full(len(lows), NEW_SHARE)])
         return Mixture(
-            _normalised(self.shares[0] if len(self.normals) else 0.0, shares),
+            shares / shares.sum() if len(self.normals) else _normalised(0.0, shares[1:]),
             np.concatenate([self.normals, directions]),
             np.concatenate([self.factors, np.eye(self.rank) + spikes]),
         )
+
+    def lobes(self, first: int) -> Mixture:
+        """The half-Gaussians from number `first` on alone."""
+        shares = self.shares[first + 1 :]
+        return Mixture(np.concatenate([[0.0], shares / shares.sum()]), self.normals[first:], self.factors[first:])
 
     def draw(self, count: int, rng: np.random.Generator, *, scrambled: bool = False) -> NDArray[np.float32]:
         """Directions times sqrt(r), (count, r): independent up to stratification, or randomised quasi-random points.
@@ -96,11 +103,11 @@ class Mixture:
         return normal.astype(np.float32)
 
     def log_density(self, eps: Points) -> Floats:
-        """Logarithm of the density of the directions of eps (S, r) relative to the prior's. Cost: S K r^2."""
-        forms, logs = self._forms(np.asarray(eps, dtype=np.float64))
+        """Logarithm of the density of the directions of eps (S, r) relative to the prior's, as precise as they. Cost: S K r^2."""
+        forms, logs = self._forms(eps)
         return np.asarray(special.logsumexp(logs - self.rank / 2 * np.log(forms / forms[:, :1]), axis=1))
 
-    def fitted(self, eps: Floats, weights: Floats, steps: int = 2) -> Mixture:
+    def fitted(self, eps: Points, weights: Floats, steps: int = 2) -> Mixture:
         """Steps of expectation maximisation towards weighted samples (S, r) of a full law, radii included; weights of sum 1.
 
         The prior stays what it is, but for its share. Cost per step: S K r^2.
@@ -110,7 +117,7 @@ class Mixture:
             mixture = mixture._step(eps, weights)
         return mixture
 
-    def _step(self, eps: Floats, weights: Floats) -> Mixture:
+    def _step(self, eps: Points, weights: Floats) -> Mixture:
         forms, logs = self._forms(eps)
         members = weights[:, None] * special.softmax(logs - forms / 2, axis=1)
         prior, *shares = members.sum(axis=0)
@@ -124,21 +131,29 @@ class Mixture:
             normals[k] = mean / np.linalg.norm(mean)
             effective = shares[k] ** 2 / np.square(member).sum()
             old = _STIFFNESS * self.rank * self.factors[k] @ self.factors[k].T
-            second = effective / shares[k] * (eps * member[:, None]).T @ eps
+            second = effective / shares[k] * gram(eps, member, eps)
             covariance = (second + old) / (effective + _STIFFNESS * self.rank)
             factors[k] = math.sqrt(_WIDER) * linalg.cholesky(covariance, lower=True)
         return Mixture(_normalised(prior, np.array(shares)[kept]), normals[kept], factors[kept])
 
-    def _forms(self, eps: Floats) -> tuple[Floats, Floats]:
+    def _forms(self, eps: Points) -> tuple[Floats, Floats]:
         """eps^T Sigma^{-1} eps of all components, the prior first, and the logarithms of what multiplies their exponentials."""
         forms = np.empty((len(eps), len(self.shares)))
         logs = np.full(forms.shape, -np.inf)
-        forms[:, 0], logs[:, 0] = np.einsum("sr,sr->s", eps, eps), np.log(self.shares[0]) if self.shares[0] else -np.inf
-        for k, (n, F) in enumerate(zip(self.normals, self.factors, strict=True), start=1):
-            inverse = linalg.inv(F)
-            scaled = eps @ inverse.T
-            forms[:, k] = np.einsum("sr,sr->s", scaled, scaled)
-            logs[eps @ n > 0, k] = math.log(2 * self.shares[k]) + np.linalg.slogdet(inverse)[1]
+        inverses = [linalg.inv(F) for F in self.factors]
+        scales = [
+            math.log(2 * share) + np.linalg.slogdet(inverse)[1] for share, inverse in zip(self.shares[1:], inverses, strict=True)
+        ]
+        turns = [inverse.T.astype(eps.dtype) for inverse in inverses]
+        normals = self.normals.T.astype(eps.dtype)
+        for rows in blocks(len(eps)):
+            part = eps[rows]
+            forms[rows, 0] = np.einsum("sr,sr->s", part, part)
+            for k, turn in enumerate(turns, start=1):
+                scaled = part @ turn
+                forms[rows, k] = np.einsum("sr,sr->s", scaled, scaled)
+            logs[rows, 1:] = np.where(part @ normals > 0, scales, -np.inf)
+        logs[:, 0] = np.log(self.shares[0]) if self.shares[0] else -np.inf
         return forms, logs
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 # Kernels are some ten times less sensitive to the equations' residual than duals. Errors need few digits: a group's residual,
 # which starts as its noise, is reduced to this fraction.
-_TOLERANCE, _GROUP_TOLERANCE, _FRACTION, _MAPS = 5e-4, 1e-2, 0.1, 40
+_TOLERANCE, _GROUP_TOLERANCE, _FRACTION, _MAPS = 1e-3, 2e-2, 0.1, 40
 # Share in the sum of squared weights below which a single one does not matter.
 _NEGLIGIBLE = 0.01
 
@@ -116,6 +116,7 @@ class Average:
 
 def averaged(problem: Problem, layers: Sequence[SampledLayer], start: State, least_effective: float) -> Average:
     """Solve on all samples from `start`, then on every group of them from there."""
+    start = replace(start, secants=())
     found = solve_on(problem, layers, start, tol=_TOLERANCE, max_steps=_MAPS, least_effective=least_effective)
     groups = [
         solve_on(

@@ -9,6 +9,7 @@ only maximum.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,11 +19,14 @@ from scipy import linalg
 from linkern.bayes.montecarlo.averages import View, Weights, blocks, gram
 from linkern.bayes.montecarlo.law import Samples
 
-__all__ = ["Readout", "ReadoutPoint", "maximise"]
+__all__ = ["Newton", "Readout", "ReadoutPoint", "maximise"]
 
 Floats = NDArray[np.float64]
+Newton = Callable[[Floats], Floats]
 
 _MAX_STEPS, _HALVINGS = 40, 12
+# Steps with the Hessian of an earlier point are taken while each is smaller than the one before by this factor.
+_CONTRACTION = 0.2
 # Of the first V, tried where its own tilt is not represented.
 _MULTIPLES = np.geomspace(0.4, 1.6, 29)
 
@@ -48,31 +52,45 @@ class ReadoutPoint:
     F: float
 
 
-def maximise(view: View, readout: Readout, V: Floats, tol: float, least_effective: float) -> tuple[ReadoutPoint, float]:
-    """Maximise F from V; return the point and the remaining step relative to V (Frobenius).
+def maximise(
+    view: View, readout: Readout, V: Floats, tol: float, least_effective: float, known: Newton | None = None
+) -> tuple[ReadoutPoint, float, Newton]:
+    """Maximise F from V; return the point, the remaining step relative to V (Frobenius), and steps as a function of gradients.
 
+    These may be `known` from a similar problem.
     Steps that leave a smaller fraction of the samples effective than `least_effective` are shortened: beyond, the average is that
     of a few samples.
-    Cost: per step one product S (P O)^2 and a Cholesky factorisation of size P O.
+    Cost: per Hessian one product S (P O)^2 and a Cholesky factorisation of size P O; per step products S P O.
     """
     point = _feasible(view, readout, V, least_effective)
-    relative = np.inf
+    relative, fresh = np.inf, known is None
+    newton = known or _newton(view, readout, point)
     for _ in range(_MAX_STEPS):
-        step = _newton_step(view, readout, point)
+        step, before = newton(point.gradient), relative
         relative = float(np.linalg.norm(step) / max(np.linalg.norm(point.V + step), np.finfo(float).tiny))
         if relative <= tol:
             break
-        gain = float((point.gradient * step).sum()) * readout.strength
-        for halving in range(_HALVINGS):
-            trial = _evaluate(view, readout, point.V + 0.5**halving * step)
-            enough = min(least_effective, point.weights.effective)
-            rounding = 1e-6 * (1 + abs(point.F))
-            if trial.weights.effective >= enough and point.F + 1e-4 * 0.5**halving * gain - rounding <= trial.F:
-                break
-        else:
+        usable = fresh or relative <= _CONTRACTION * before
+        trial = _climbed(view, readout, point, step, least_effective) if usable else None
+        if trial is not None:
+            point, fresh = trial, False
+        elif fresh:
             break
-        point = trial
-    return point, relative
+        else:
+            # The Hessian of an earlier point no longer serves.
+            newton, fresh, relative = _newton(view, readout, point), True, np.inf
+    return point, relative, newton
+
+
+def _climbed(view: View, readout: Readout, point: ReadoutPoint, step: Floats, least_effective: float) -> ReadoutPoint | None:
+    """Where a step, or the first of its halvings that gains enough, leads; None if no halving does."""
+    gain = float((point.gradient * step).sum()) * readout.strength
+    enough, rounding = min(least_effective, point.weights.effective), 1e-6 * (1 + abs(point.F))
+    for halving in range(_HALVINGS):
+        trial = _evaluate(view, readout, point.V + 0.5**halving * step)
+        if trial.weights.effective >= enough and point.F + 1e-4 * 0.5**halving * gain - rounding <= trial.F:
+            return trial
+    return None
 
 
 def _feasible(view: View, readout: Readout, V: Floats, least_effective: float) -> ReadoutPoint:
@@ -94,7 +112,8 @@ def _evaluate(view: View, readout: Readout, V: Floats) -> ReadoutPoint:
     return ReadoutPoint(V, weights, rho, gradient, F)
 
 
-def _newton_step(view: View, readout: Readout, point: ReadoutPoint) -> Floats:
+def _newton(view: View, readout: Readout, point: ReadoutPoint) -> Newton:
+    """Newton's step as a function of the gradient."""
     (P, O), w, rho = point.V.shape, point.weights.w, point.rho
     s = _signals(view, point.V)
     radial = 1 + 2 / view.law.rank if view.law.homogeneous else 1.0
@@ -109,13 +128,13 @@ def _newton_step(view: View, readout: Readout, point: ReadoutPoint) -> Floats:
     hessian += np.kron(readout.variance * gram(view.phi, w * rho, view.phi) + readout.temperature * np.eye(P), np.eye(O))
     if not np.isfinite(hessian).all():
         # A tilt without an average over these samples: there is nowhere to go from here.
-        return np.zeros_like(point.V)
+        return np.zeros_like
     try:
         factor = linalg.cho_factor(hessian)
     except linalg.LinAlgError:
         # Rounding of a singular kernel at T = 0: the step in its range is all there is.
-        return np.asarray(linalg.lstsq(hessian, point.gradient.ravel())[0].reshape(P, O))
-    return np.asarray(linalg.cho_solve(factor, point.gradient.ravel()).reshape(P, O))
+        return lambda gradient: np.asarray(linalg.lstsq(hessian, gradient.ravel())[0].reshape(P, O))
+    return lambda gradient: np.asarray(linalg.cho_solve(factor, gradient.ravel()).reshape(P, O))
 
 
 def _signals(view: View, V: Floats) -> Samples:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from linkern.bayes.montecarlo.averages import View
 from linkern.bayes.montecarlo.law import Law, Tilt, roots_of
-from linkern.bayes.montecarlo.readout import Readout, maximise
+from linkern.bayes.montecarlo.readout import Newton, Readout, maximise
 from linkern.bayes.montecarlo.samples import SampledLayer
 
 __all__ = ["Found", "Problem", "State", "solve_on"]
@@ -82,10 +83,13 @@ class State:
         M hatPhi^l M, with M^2 = g_l Phi^{l-1} for l >= 2 and the lazy Phi^1 for l = 1.
     signal : (P, O) array
         M V, M^2 = g_L Phi^{L-1}; where Newton's method starts.
+    secants : sequence of pairs of arrays
+        Differences of duals and of their residuals along the way to this state: solutions nearby have similar ones.
     """
 
     duals: Floats
     signal: Floats
+    secants: Sequence[tuple[Floats, Floats]] = ()
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,9 @@ class Found:
 class _Pass:
     """One forward and backward pass: `new` holds the whitened duals that the map makes of `state`."""
 
-    def __init__(self, problem: Problem, layers: Sequence[SampledLayer], state: State, least_effective: float) -> None:
+    def __init__(
+        self, problem: Problem, layers: Sequence[SampledLayer], state: State, least_effective: float, before: _Pass | None = None
+    ) -> None:
         L, g = problem.depth, problem.variances
         self.kernels, self.roots, self.weights, self.rho = [problem.C], [], [], []
         self.effective, self.bent = 1.0, 0.0
@@ -147,22 +153,27 @@ class _Pass:
                 whitening.append(roots_of(g[l] * self.kernels[l]))
                 self.roots.append(whitening[l][0])
             inverse = whitening[l][1]
-            views.append(layers[l].view(problem.laws[l], self.roots[l]))
+            # The first root does not change, and the readout's Hessian little.
+            views.append(before.first if before and l == 0 else layers[l].view(problem.laws[l], self.roots[l]))
             if l < L - 1:
                 tilts.append(Tilt(inverse @ state.duals[l] @ inverse))
                 weights, rho = views[l].weights(tilts[l])
             else:
-                point, self.readout_step = maximise(
-                    views[l], problem.readout, inverse @ state.signal, _READOUT_TOLERANCE, least_effective / 2
+                known = before.newton if before and before.effective >= least_effective else None
+                V = inverse @ state.signal
+                point, self.readout_step, newton = maximise(
+                    views[l], problem.readout, V, _READOUT_TOLERANCE, least_effective / 2, known
                 )
+                self.newton: Newton = newton
                 weights, rho, self.V = point.weights, point.rho, point.V
                 tilts.append(Tilt.of_readout(self.V, problem.gamma0**2 * g[L]))
             self.effective = min(self.effective, weights.effective)
-            self.bent = max(self.bent, float(weights.w @ views[l].bent(tilts[l])))
+            self.bent = max(self.bent, float(weights.w @ views[l].bent(rho)))
             self.weights.append(weights.w)
             self.rho.append(rho)
             self.kernels.append(views[l].kernel(weights.w, rho))
-        self.state = State(state.duals, whitening[-1][0] @ self.V)
+        self.first: View = views[0]
+        self.state = replace(state, signal=whitening[-1][0] @ self.V)
         self.duals = [tilt.matrix for tilt in tilts]
         self.new = np.empty_like(state.duals)
         for l in range(1, L):
@@ -208,7 +219,8 @@ def _solved(
     if problem.depth == 1:
         return _truth(problem, current, current.readout_step, 1)
     strength = problem.gamma0**2 * float(problem.variances[-1])
-    history: list[tuple[Floats, Floats]] = []
+    secants = list(start.secants)
+    last: tuple[Floats, Floats] | None = None
     for step in range(1, max_steps + 1):
         W, F = current.state.duals.ravel(), (current.new - current.state.duals).ravel()
         # Where symmetry forbids the labels, the duals are rounding noise of the readout's.
@@ -220,31 +232,35 @@ def _solved(
             tol = min(tol, reduction * residual)
         if residual <= tol or step - best_step >= _PATIENCE:
             break
-        history = [*history, (W, F)][-_MEMORY:]
+        if last is not None:
+            secants = [*secants, (W - last[0], F - last[1])][-_MEMORY:]
+        last = W, F
         a = strength * float(np.sum(current.V * (current.kernels[-1] @ current.V)))
         relax = _Relaxation(current.new, a)
         for halving in range(_BACKTRACKS):
             if halving == _BACKTRACKS // 2:
                 # Extrapolation has left the domain: start again from the map itself.
-                history = history[-1:]
-            target = _anderson(history, relax)
+                secants = []
+            target = _anderson(W, F, secants, relax)
             duals = (W + 0.5 ** (halving % (_BACKTRACKS // 2)) * (target - W)).reshape(start.duals.shape)
-            trial = _Pass(problem, layers, State(duals, current.state.signal), least_effective)
+            trial = _Pass(problem, layers, State(duals, current.state.signal), least_effective, current)
             if trial.effective >= least_effective:
                 break
         else:
             break
         current = trial
+    best.state = replace(best.state, secants=secants)
     return _truth(problem, best, max(best_residual, best.readout_step), step)
 
 
-def _anderson(history: list[tuple[Floats, Floats]], relax: _Relaxation) -> Floats:
-    """Next point of Anderson's method from pairs (point, residual)."""
-    x, F = history[-1]
-    if len(history) == 1:
+def _anderson(x: Floats, F: Floats, secants: Sequence[tuple[Floats, Floats]], relax: _Relaxation) -> Floats:
+    """Next point of Anderson's method from the last point and its residual, and differences of points and of residuals."""
+    if not secants:
         return x + relax(F)
-    dx = np.stack([x - point for point, _ in history[:-1]], axis=1)
-    dF = np.stack([F - residual for _, residual in history[:-1]], axis=1)
+    # Secants of all lengths count alike.
+    lengths = [max(float(np.linalg.norm(df)), np.finfo(float).tiny) for _, df in secants]
+    dx = np.stack([dx / length for (dx, _), length in zip(secants, lengths, strict=True)], axis=1)
+    dF = np.stack([df / length for (_, df), length in zip(secants, lengths, strict=True)], axis=1)
     coefficients = np.linalg.lstsq(dF, F, rcond=_CUTOFF)[0]
     return np.asarray(x - dx @ coefficients + relax(F - dF @ coefficients))
 

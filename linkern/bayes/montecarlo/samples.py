@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,28 @@ class SampledLayer:
 
         eps, squared = join([layer.eps for layer in history]), join([layer.squared for layer in history])
         return cls(eps, squared, join([layer.reference for layer in history]), groups, len(history))
+
+    def beside(self, other: SampledLayer) -> SampledLayer:
+        """More independent samples of the same proposal."""
+        both = SampledLayer.joined([self, other], self.groups)
+        return replace(both, snapshots=1, cut=self.cut)
+
+    def covering(self, old: Mixture, new: Mixture, rng: np.random.Generator) -> SampledLayer:
+        """Samples of a mixture with more lobes than the one that these follow: these, and those of the new lobes alone."""
+        added = new.lobes(len(old.normals))
+        share = new.shares[-len(added.normals) :].sum()
+        lobes = SampledLayer.proposed(
+            added, math.ceil(share / (1 - share) * len(self.eps) / self.groups) * self.groups, self.groups, rng, scrambled=False
+        )
+        radial = new.rank / 2 * math.log(new.rank)
+        here = np.logaddexp(math.log(1 - share) + self.reference, math.log(share) + added.log_density(self.eps) - radial)
+        there = np.logaddexp(math.log(1 - share) + old.log_density(lobes.eps) - radial, math.log(share) + lobes.reference)
+        return replace(self, reference=here).beside(replace(lobes, reference=there))
+
+    def head(self, count: int) -> SampledLayer:
+        """The first particles, as one group: views, not copies."""
+        rows = slice(0, count)
+        return SampledLayer(self.eps[rows], self.squared[rows], self.reference[rows], cut=self.cut)
 
     def group(self, index: int) -> SampledLayer:
         """The particles of one group: views, not copies."""
