@@ -41,8 +41,9 @@ _LEAST_LOW = 0.01
 _TOLERANCE, _MAPS = 1e-2, 20
 # A step ends when this fraction of its samples is effective, or after so many fits or attempts.
 _GOOD, _FITS, _ATTEMPTS, _GROWTH, _RETREAT = 0.3, 2, 6, 4, 0.95
-# Residual of the equations beyond which samples are too few for a step, and those of a group for its error.
-_UNSOLVED, _UNSOLVED_GROUP = 0.1, 0.03
+# Residual of the equations beyond which samples are too few for a step, those of a group for its error, and beyond which a step
+# has lost the solution: there are several, or none that samples know.
+_UNSOLVED, _UNSOLVED_GROUP, _LOST = 0.1, 0.03, 0.15
 # Samples per sample asked for that are enough: errors are not known to a twentieth.
 _ENOUGH = 1.1
 # Effective fraction of samples below which a proposal does not cover a law.
@@ -102,6 +103,8 @@ class Proposals:
             middle = math.sqrt(gamma0 * self.problem.gamma0), math.sqrt(temperature * self.problem.temperature)
             self.rung(*middle, halvings - 1)
             return self.rung(gamma0, temperature, halvings - 1)
+        if found.residual > _LOST:
+            raise OutOfReachError
         V, Y = found.V, here.Y
         self.path.append(
             Rung(gamma0, temperature, float((V * Y).sum()), float((V**2).sum()), found.kernels, found.effective, found.residual)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,8 @@ _RATIO = 4
 _PER_POINT, _LEAST_WIDTH = 10, 512
 # gamma0 of the first rung over the last, rungs, pilots, and trajectories that they and then all others settle for.
 _START, _RUNGS, _PILOTS, _PILOT, _SETTLING = 0.1, 50, 4, 50, 10
+# Where kicks are long, trajectories are cheap: as many as these kicks times their angle, if that is more.
+_PILOT_KICKS, _SETTLING_KICKS = 3000, 800
 # Trajectories of the first average, how often half may be dropped, and how many there are at least and, by default, at most.
 _FIRST, _RESTARTS, _LEAST, _MOST = 24, 4, 8, 400
 # By which the number of trajectories grows at most before errors are looked at again.
@@ -75,8 +78,11 @@ class _Run:
     """
 
     def __init__(self, problem: Problem, nets: Networks, history: Sequence[Snapshot]) -> None:
-        self.nets, self.count, self.tables, self.eps = nets, 0, list[Floats](), list[tuple[Samples, ...]]()
-        self._Y, self._kernels, self._V = problem.Y, np.zeros(1), np.zeros(1)
+        self.nets, self._Y = nets, problem.Y
+        self.count = 0
+        self.tables: list[Floats] = []
+        self.eps: list[tuple[Samples, ...]] = []
+        self._kernels, self._V = np.zeros(1), np.zeros(1)
         self.add(history)
 
     def add(self, history: Sequence[Snapshot]) -> None:
@@ -88,10 +94,13 @@ class _Run:
             self._kernels = self._kernels + snapshot.kernels
             self._V = self._V + snapshot.V
 
-    def thin(self, keep: int) -> None:
-        """Forget the neurons of all but `keep` snapshots, evenly."""
-        if len(self.eps) > keep:
-            self.eps = [self.eps[index] for index in np.linspace(0, len(self.eps) - 1, keep).astype(int)]
+    def extend(self, count: int, keep: int) -> None:
+        """Draw up to `count` snapshots, but keep the neurons of `keep` of them only."""
+        while self.count < count:
+            # A few at a time: neurons take memory.
+            self.add(self.nets.draw(min(_FIRST, count - self.count)))
+            if len(self.eps) > keep:
+                self.eps = [self.eps[index] for index in np.linspace(0, len(self.eps) - 1, keep).astype(int)]
 
     @property
     def kernels(self) -> Floats:
@@ -129,6 +138,40 @@ def networked(
             report(path[-1])
 
     wide, narrow, doubts = _arrived(task, networks, width, rng, record)
+    average = _precise(problem, wide, narrow, tol, largest, keep)
+    sample, sections, mismatch = _solutions(problem, wide.eps, average)
+    V = _extrapolated(narrow.V, wide.V)
+    return Outcome(
+        problem=problem,
+        sample=sample,
+        sections=sections,
+        errors=average.errors,
+        residual=max(_residual(problem, average.kernels[-1], V), mismatch),
+        effective=min(site.effective_sample_size / len(site.weights) for site in sample.sites),
+        bent=0.0,
+        heaviest=-math.inf,
+        least_effective=_LEAST_EFFECTIVE,
+        needed=average.needed * particles,
+        particles=particles,
+        snapshots=wide.count,
+        acceptance=(wide.nets.acceptance,) * problem.depth,
+        path=tuple(path),
+        lobes=(),
+        doubts=(*doubts, *_doubts(narrow), *_doubts(wide)),
+    )
+
+
+class _Average(NamedTuple):
+    """Extrapolated kernels (L, P, P), those of single networks (n, L, P, P), errors (L,), and snapshots needed."""
+
+    kernels: Floats
+    parts: Floats
+    errors: Floats
+    needed: int
+
+
+def _precise(problem: Problem, wide: _Run, narrow: _Run, tol: float, largest: int, keep: int) -> _Average:
+    """Draw until errors are `tol` or there are `largest` snapshots."""
     while True:
         count = wide.count
         parts = _extrapolated(narrow.kernels, wide.kernels)
@@ -136,33 +179,11 @@ def networked(
         errors = relative_errors(_with_data(problem, kernels), [_with_data(problem, part) for part in parts])
         needed = max(math.ceil(count * (float(errors.max()) / tol) ** 2), count)
         if needed <= count or count >= largest:
-            break
+            return _Average(kernels, parts, errors, needed)
         # The error of a short run is uncertain by a fifth and more.
         target = min(math.ceil(1.1 * needed), math.ceil(_GROWTH * count), largest)
         for run in (narrow, wide):
-            # A few at a time: neurons take memory.
-            for size in np.diff(np.append(np.arange(count, target, _FIRST), target)):
-                run.add(run.nets.draw(int(size)))
-                run.thin(keep)
-    sample, sections, effective, mismatch = _solutions(problem, wide.eps, kernels, parts)
-    return Outcome(
-        problem=problem,
-        sample=sample,
-        sections=sections,
-        errors=errors,
-        residual=max(_residual(problem, kernels[-1], _extrapolated(narrow.V, wide.V)), mismatch),
-        effective=effective,
-        bent=0.0,
-        heaviest=-math.inf,
-        least_effective=_LEAST_EFFECTIVE,
-        needed=needed * particles,
-        particles=particles,
-        snapshots=count,
-        acceptance=(wide.nets.acceptance,) * problem.depth,
-        path=tuple(path),
-        lobes=(),
-        doubts=(*doubts, *_doubts(narrow), *_doubts(wide)),
-    )
+            run.extend(target, keep)
 
 
 def _arrived(
@@ -173,6 +194,7 @@ def _arrived(
     nets = Networks(problem, width // _RATIO, rngs[0], networks=_PILOTS)
     nets.climb(min(task.first, _START * problem.gamma0), _RUNGS, record)
     nets.settle(_PILOT)
+    nets.settle(max(math.ceil(_PILOT_KICKS * nets.step) - _PILOT, 0))
     pilots = _Run(problem, nets, nets.draw(_RATIO * networks))
     chosen = _medoid(pilots.kernels)
     history = [tuple(eps[chosen] for eps in state) for state in pilots.eps]
@@ -194,7 +216,7 @@ def _medoid(kernels: Floats) -> int:
 def _settled(problem: Problem, step: float, start: tuple[Samples, ...], rng: np.random.Generator) -> _Run:
     """Networks that no longer drift, with a first history; what was drawn before is dropped."""
     nets = Networks(problem, start[0].shape[1], rng, start=start, step=step)
-    nets.settle(_SETTLING)
+    nets.settle(max(_SETTLING, math.ceil(_SETTLING_KICKS * step)))
     history = nets.draw(_FIRST)
     for _ in range(_RESTARTS):
         if _drift([_table(problem.Y, snapshot) for snapshot in history]) > _SUSPICIOUS:
@@ -254,29 +276,28 @@ def _doubts(run: _Run) -> list[str]:
 
 
 def _solutions(
-    problem: Problem, drawn: Sequence[tuple[Samples, ...]], kernels: Floats, parts: Floats
-) -> tuple[SaddleSample, tuple[SaddleSample, ...], float, float]:
-    """From all networks and from every single one; effective fraction and error of the weights of the first."""
+    problem: Problem, drawn: Sequence[tuple[Samples, ...]], average: _Average
+) -> tuple[SaddleSample, tuple[SaddleSample, ...], float]:
+    """From all networks and from every single one; and how badly neurons carry the kernels of the first."""
     # Neurons of a network stand together.
     eps = [np.stack([state[l] for state in drawn], axis=1) for l in range(problem.depth)]
-    sample, effective, error = _solution(problem, kernels, [part.reshape(-1, part.shape[-1]) for part in eps])
+    sample, mismatch = _solution(problem, average.kernels, [part.reshape(-1, part.shape[-1]) for part in eps])
     sections = []
-    for index, own in enumerate(parts):
+    for index, own in enumerate(average.parts):
         members = [part[index].reshape(-1, part.shape[-1]) for part in eps]
         sections.append(_solution(problem, own, members)[0])
-    return sample, tuple(sections), effective, error
+    return sample, tuple(sections), mismatch
 
 
-def _solution(problem: Problem, kernels: Floats, eps: Sequence[NDArray[np.floating]]) -> tuple[SaddleSample, float, float]:
-    """Sites that carry given kernels, and the duals that they make; with the weights' effective fraction and error."""
+def _solution(problem: Problem, kernels: Floats, eps: Sequence[Samples]) -> tuple[SaddleSample, float]:
+    """Sites that carry given kernels, the duals that they make, and the error of the former."""
     L, g = problem.depth, problem.variances
     V = linalg.solve(g[L] * kernels[-1] + problem.temperature * np.eye(len(kernels[-1])), problem.Y, assume_a="pos")
-    sites, views, effective, mismatch = [], [], 1.0, 0.0
+    sites, views, mismatch = [], [], 0.0
     for l, law in enumerate(problem.laws):
         root = problem.root if l == 0 else roots_of(g[l] * kernels[l - 1])[0]
         views.append(View(law, eps[l], np.ones(len(eps[l])), np.zeros(len(eps[l])), root))
         weights, error = carry(views[l].phi, kernels[l])
-        effective = min(effective, 1 / float(np.square(weights).sum()) / len(weights))
         mismatch = max(mismatch, error)
         sites.append(SiteEnsemble(root @ root.T, eps[l], root, weights, law.activation))
     tilts = [Tilt.of_readout(V, problem.gamma0**2 * float(g[L]))]
@@ -284,4 +305,4 @@ def _solution(problem: Problem, kernels: Floats, eps: Sequence[NDArray[np.floati
         w = sites[l].weights
         tilts.append(Tilt(g[l] * views[l].dual(sites[l].base, tilts[-1], w, np.ones(len(w)))))
     duals = np.stack([tilt.matrix for tilt in reversed(tilts)])
-    return SaddleSample(_with_data(problem, kernels), duals, V, tuple(sites)), effective, mismatch
+    return SaddleSample(_with_data(problem, kernels), duals, V, tuple(sites)), mismatch

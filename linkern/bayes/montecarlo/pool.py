@@ -28,6 +28,8 @@ _FIRST_SNAPSHOTS, _RESTARTS = 8, 4
 _LEAST_EFFECTIVE = 0.5
 # A drift of the tilts this unlikely under stationarity means that the first half was still on its way.
 _DRIFT = 1e-3
+# Correlation that particles with few strongly active among them lose last, and tilts that are rounding.
+_LARGEST_MEMORY, _VANISHING = 0.3, 1e-6
 # Standard errors between particles and importance sampling that are no accident.
 _DISAGREEMENT = 4.0
 # Minimum of Q below which lobes hold few neurons: without a precise importance sample to tell, they may be missing.
@@ -72,6 +74,11 @@ def pooled(ensemble: Ensemble, tol: float, most: int, rng: np.random.Generator) 
     lobes, doubts = _lobes_represented(ensemble, average, rng)
     if drifting:
         doubts.append("averages still drift; try more particles or samples")
+    doubts.extend(
+        f"layer {l}: particles remember where the average began (tilts correlate by {memory:.2f}); try networks or more samples"
+        for l, memory in enumerate(_memories(average, ensemble, count), start=1)
+        if memory > _LARGEST_MEMORY
+    )
     return average.outcome(
         rng=rng,
         least_effective=_LEAST_EFFECTIVE,
@@ -94,6 +101,21 @@ def _drifts(average: Average, ensemble: Ensemble, count: int) -> bool:
         if stats.ttest_1samp(change, 0.0).pvalue < _DRIFT / ensemble.problem.depth:
             return True
     return False
+
+
+def _memories(average: Average, ensemble: Ensemble, count: int) -> list[float]:
+    """Correlation over particles of their tilts at the first and the last snapshot, of every layer; 0 where tilts vanish.
+
+    How many neurons are strongly active is known only once they have forgotten whether they were: averages drift so slowly then
+    that it can look like nothing.
+    """
+    memories = []
+    for l, (law, layer) in enumerate(zip(ensemble.problem.laws, average.layers, strict=True)):
+        tilt = layer.view(law, average.found.roots[l]).tilt_of(average.found.tilt(l)).reshape(layer.groups, count, -1)
+        first, last = (tilt[:, index].ravel() for index in (0, -1))
+        vanishing = min(np.abs(first).max(), np.abs(last).max()) < _VANISHING
+        memories.append(0.0 if vanishing else float(np.corrcoef(first, last)[0, 1]))
+    return memories
 
 
 def _lobes_represented(ensemble: Ensemble, average: Average, rng: np.random.Generator) -> tuple[list[LobeCheck], list[str]]:

@@ -169,9 +169,8 @@ def test_networks_that_drift_or_disagree_are_reported():
 def test_runs_average_over_all_and_keep_some_neurons():
     problem = module.Task.checked(*data(2)[:2], None, 2, 1.0, 8.0, "relu", 1.0).problem
     drawn = history(0.0)
-    run = module._Run(problem, None, drawn[:5])
-    run.add(drawn[5:])
-    run.thin(10)
+    run = module._Run(problem, types.SimpleNamespace(draw=lambda count: drawn[5 : 5 + count]), drawn[:5])
+    run.extend(20, 10)
     assert len(run.eps) == 10
     assert run.count == len(run.tables) == 20
     np.testing.assert_allclose(run.kernels, np.mean([snapshot.kernels for snapshot in drawn], axis=0))
