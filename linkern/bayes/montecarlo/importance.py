@@ -41,9 +41,9 @@ _LEAST_LOW = 0.01
 _TOLERANCE, _MAPS = 1e-2, 20
 # A step ends when this fraction of its samples is effective, or after so many fits or attempts.
 _GOOD, _FITS, _ATTEMPTS, _GROWTH, _RETREAT = 0.3, 2, 6, 4, 0.95
-# Residual of the equations beyond which samples are too few for a step, those of a group for its error, and beyond which a step
-# has lost the solution: there are several, or none that samples know.
-_UNSOLVED, _UNSOLVED_GROUP, _LOST = 0.1, 0.03, 0.15
+# Residual of the equations beyond which samples are too few for a step, and those of a group for its error; where twice as many
+# do not reduce it by this factor, or leave as much as that, the solution is lost.
+_UNSOLVED, _UNSOLVED_GROUP, _FALLS, _LOST = 0.1, 0.03, 0.7, 0.15
 # Samples per sample asked for that are enough: errors are not known to a twentieth.
 _ENOUGH = 1.1
 # Effective fraction of samples below which a proposal does not cover a law.
@@ -52,6 +52,10 @@ _LEAST_EFFECTIVE = 0.1
 
 class OutOfReachError(Exception):
     """Mixtures do not cover the laws."""
+
+
+class LostError(OutOfReachError):
+    """More samples do not solve the equations: they have several solutions, or none that samples know."""
 
 
 class Proposals:
@@ -96,15 +100,15 @@ class Proposals:
         here = replace(self.problem, gamma0=gamma0, temperature=temperature)
         try:
             found = self._covered(here, start)
-        except OutOfReachError:
-            if not halvings:
+        except OutOfReachError as error:
+            if not halvings or isinstance(error, LostError):
                 raise
             self.problem, self.state, self.mixtures = before
             middle = math.sqrt(gamma0 * self.problem.gamma0), math.sqrt(temperature * self.problem.temperature)
             self.rung(*middle, halvings - 1)
             return self.rung(gamma0, temperature, halvings - 1)
         if found.residual > _LOST:
-            raise OutOfReachError
+            raise LostError
         V, Y = found.V, here.Y
         self.path.append(
             Rung(gamma0, temperature, float((V * Y).sum()), float((V**2).sum()), found.kernels, found.effective, found.residual)
@@ -139,7 +143,7 @@ class Proposals:
 
     def _covered(self, problem: Problem, start: State) -> Found:
         """Move to a solution on samples that include those of the lobes that it has."""
-        self.problem, self.state, fits = problem, start, 0
+        self.problem, self.state, fits, unsolved = problem, start, 0, math.inf
         layers: list[SampledLayer] | None = None
         for _ in range(_ATTEMPTS):
             layers = layers or self.draw(self.samples, scrambled=False)
@@ -153,8 +157,10 @@ class Proposals:
                 layers = covering
                 continue
             if found.residual > _UNSOLVED and self.samples < _MOST_SAMPLES:
+                if found.residual > _FALLS * unsolved:
+                    raise LostError
                 # Equations with the noise of so few samples have no solution.
-                self.samples *= 2
+                self.samples, unsolved = 2 * self.samples, found.residual
                 layers = None
                 continue
             self.state = found.state
