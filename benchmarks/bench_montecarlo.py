@@ -17,7 +17,7 @@ from products import count_products
 from table import best_time, report
 
 BETA = 50.0
-# Activation, depth, P, gamma0 and the most seconds that it should take.
+# Activation, depth, P, gamma0, the most seconds that it should take and, where they are not Gaussian, the data.
 SMALL = [
     *((name, 1, 20, 1.0, 2) for name in ("linear", "relu", "tanh")),
     *((name, 1, 50, 1.0, 5) for name in ("linear", "relu", "tanh")),
@@ -27,15 +27,17 @@ SMALL = [
 LARGE = [
     *((name, 1, 200, 1.0, 40) for name in ("linear", "relu")),
     *((name, depth, 50, 1.0, 90) for depth in (2, 3) for name in ("linear", "relu")),
+    *(("relu", depth, 50, 1.0, 90, data) for depth in (2, 3) for data in ("digits", "standardised digits")),
+    ("tanh", 2, 50, 1.0, 90, "digits"),
 ]
 
 
-def problem(activation: str, depth: int, P: int, gamma0: float, target: int) -> None:
+def problem(activation: str, depth: int, P: int, gamma0: float, target: int, data: str = "gaussian") -> None:
     """Seconds, largest error of a layer's kernel relative to it, memory, and the share of matrix products."""
-    arguments = json.dumps([activation, depth, P, gamma0])
+    arguments = json.dumps([activation, depth, P, gamma0, data])
     done = subprocess.run([sys.executable, __file__, "--one", arguments], capture_output=True, text=True, check=True)
     found = json.loads(done.stdout)
-    what = f"{activation}, L = {depth}, P = {P}, gamma0 = {gamma0:g}"
+    what = f"{data}, {activation}, L = {depth}, P = {P}, gamma0 = {gamma0:g}"
     report(f"{what}: {found['status']}, {found['samples']} samples", f"{found['seconds']:.1f} s", f"<= {target} s")
     truth = "" if found["error"] is None else f"true error {found['error']:.2%}, "
     report(f"    {truth}standard error", f"{found['quoted']:.2%}", "<= 1 %")
@@ -43,15 +45,27 @@ def problem(activation: str, depth: int, P: int, gamma0: float, target: int) -> 
     report(f"    time in matrix products {found['share']:.0%}; share of the machine's best product", f"{found['speed']:.0%}")
 
 
-def _one(activation: str, depth: int, P: int, gamma0: float) -> None:
-    products = count_products("linkern.bayes.montecarlo")
+def _inputs(data: str, P: int) -> tuple[np.ndarray, np.ndarray]:
+    if data == "gaussian":
+        X = np.random.default_rng(0).standard_normal((P, P))
+        return X, np.sign(X[:, 0])
+    # Imported here, so that all products of the library are counted.
+    from linkern.data import digits
+
+    task = digits(classes=(3, 8), samples=P, test=10, rng=0)
+    if data == "digits":
+        return task.X, task.y
+    X = (task.X - task.X.mean(axis=0)) / np.maximum(task.X.std(axis=0), 1e-9)
+    return X * np.sqrt(X.shape[1]) / np.linalg.norm(X, axis=1, keepdims=True), task.y
+
+
+def _one(activation: str, depth: int, P: int, gamma0: float, data: str) -> None:
+    products = count_products("linkern")
     # Imported here, so that their products are counted.
     from linkern.bayes import solve_linear
     from linkern.bayes.montecarlo import solve_montecarlo
 
-    rng = np.random.default_rng(0)
-    X = rng.standard_normal((P, P))
-    y = np.sign(X[:, 0])
+    X, y = _inputs(data, P)
     options = {"depth": depth, "gamma0": gamma0, "beta": BETA}
     start = time.process_time()
     found = solve_montecarlo(X, y, activation=activation, rng=1, raise_on_failure=False, **options)
