@@ -19,7 +19,7 @@ from linkern.bayes.montecarlo.anneal import LawPoint, Rung
 from linkern.bayes.montecarlo.law import Law, Tilt
 from linkern.bayes.montecarlo.lobes import LobeCheck, minima
 from linkern.bayes.montecarlo.mixture import NEW_SHARE, Mixture
-from linkern.bayes.montecarlo.outcome import Average, Outcome, averaged, strength
+from linkern.bayes.montecarlo.outcome import Average, Outcome, averaged, pooled_solution, strength
 from linkern.bayes.montecarlo.saddle import Found, Problem, State, solve_on
 from linkern.bayes.montecarlo.samples import SampledLayer
 
@@ -44,6 +44,8 @@ _GOOD, _FITS, _ATTEMPTS, _GROWTH, _RETREAT = 0.3, 2, 6, 4, 0.95
 # Residual of the equations beyond which samples are too few for a step, and those of a group for its error; where twice as many
 # do not reduce it by this factor, or leave as much as that, the solution is lost.
 _UNSOLVED, _UNSOLVED_GROUP, _FALLS, _LOST = 0.1, 0.03, 0.7, 0.15
+# Samples of the last average on which the equations stay unsolved, before other methods are more promising.
+_FAILURES = 2
 # Samples per sample asked for that are enough: errors are not known to a twentieth.
 _ENOUGH = 1.1
 # Effective fraction of samples below which a proposal does not cover a law.
@@ -232,28 +234,31 @@ def _missing(
 
 def proposed(proposals: Proposals, tol: float, most: int) -> Outcome:
     """Quasi-random samples of the mixtures, as many as the standard error asked for takes or the budget allows."""
-    problem, count, fitted = proposals.problem, min(_FIRST, most), False
+    problem, count, fitted, failures = proposals.problem, min(_FIRST, most), False, 0
     layers: list[SampledLayer] = []
     for _ in range(_ATTEMPTS):
         layers = proposals.more(layers, count)
-        average = averaged(problem, layers, proposals.state, _LEAST_EFFECTIVE)
-        unsolved = np.median([group.residual for group in average.groups]) > _UNSOLVED_GROUP
-        if average.found.effective < _LEAST_EFFECTIVE or (fitted and average.found.residual > _UNSOLVED_GROUP):
+        found = pooled_solution(problem, layers, proposals.state, _LEAST_EFFECTIVE)
+        if found.effective < _LEAST_EFFECTIVE or found.residual > _UNSOLVED_GROUP:
             # Also where tilts of other samples led the solver astray on these.
+            failures += 1
+            if failures == _FAILURES:
+                break
             proposals.retreat()
             layers = []
             continue
-        if fitted and unsolved:
+        average = averaged(problem, layers, found, _LEAST_EFFECTIVE)
+        if fitted and np.median([group.residual for group in average.groups]) > _UNSOLVED_GROUP:
             break
-        proposals.state, needed = average.found.state, average.needed(tol)
-        covering = proposals.cover(layers, average.found, _LARGEST_LAST_WEIGHT if fitted else _LARGEST_WEIGHT)
+        proposals.state, needed = found.state, average.needed(tol)
+        covering = proposals.cover(layers, found, _LARGEST_LAST_WEIGHT if fitted else _LARGEST_WEIGHT)
         if fitted and covering is None and (needed <= _ENOUGH * count or count >= most):
             return _vouched(proposals, average, max(needed, count))
         if fitted:
             layers = covering or layers
         else:
             # Mixtures fitted at the parameters that count are worth a second pass.
-            proposals.fit(layers, average.found)
+            proposals.fit(layers, found)
             layers, fitted = [], True
         if needed > count:
             # A little more than the estimate asks for, which is itself uncertain by a fifth.

@@ -52,7 +52,9 @@ _GROWTH = 1.5
 _KEPT = 2**17
 # Differences between halves of a run this unlikely are waited for, and reported where waiting did not help.
 _SUSPICIOUS, _DRIFT = 0.05, 1e-3
-_LARGEST_RHAT, _SEVERAL = 1.3, 2.0
+_LARGEST_RHAT = 1.3
+# Parts of a pilot's run, and the share by which pilots may differ.
+_BLOCKS, _MATTERS = 4, 0.03
 _LEAST_EFFECTIVE = 0.5
 # Of differences: share of the mean that counts as none, whatever its significance.
 _NONE = 1e-6
@@ -202,9 +204,8 @@ def _arrived(
     wide = _settled(problem, nets.step * _RATIO**-0.25, start, rngs[1])
     start = tuple(np.stack(parts) for parts in zip(*history[::_RATIO], strict=True))
     narrow = _settled(problem, nets.step, start, rngs[2])
-    rhat = _largest_rhat(pilots.tables)
-    several = f"pilot networks settle on several solutions, R-hat = {rhat:.1f}; this is one of them"
-    return wide, narrow, [several] if rhat > _SEVERAL else []
+    several = "pilot networks differ: there are several solutions, of which this is one, or they settle too slowly"
+    return wide, narrow, [several] if _apart(pilots.tables) else []
 
 
 def _medoid(kernels: Floats) -> int:
@@ -259,6 +260,15 @@ def _drift(tables: Sequence[Floats]) -> float:
         if np.abs(late - early).max() > _NONE * np.abs(late).max():
             chances.append(float(stats.ttest_rel(late, early).pvalue))
     return min(1.0, min(chances) * max(len(chances) - 1, 1))
+
+
+def _apart(tables: Sequence[Floats]) -> bool:
+    """Whether networks differ by more than chance allows, and by enough to matter."""
+    blocks = np.stack([block.mean(axis=0) for block in np.array_split(np.array(tables), _BLOCKS)])
+    means = blocks.mean(axis=0)
+    matters = np.ptp(means, axis=1) > _MATTERS * np.abs(means.mean(axis=1))
+    chances = [float(stats.f_oneway(*blocks[:, row].T).pvalue) for row in np.flatnonzero(matters)]
+    return min(chances, default=1.0) < _DRIFT
 
 
 def _largest_rhat(tables: Sequence[Floats]) -> float:

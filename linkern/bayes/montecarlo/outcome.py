@@ -16,7 +16,7 @@ from linkern.bayes.montecarlo.saddle import Found, Problem, State, solve_on
 from linkern.bayes.montecarlo.samples import SampledLayer
 from linkern.bayes.montecarlo.sites import SaddleSample, SiteEnsemble
 
-__all__ = ["Average", "Outcome", "averaged", "pareto_k", "relative_errors", "strength"]
+__all__ = ["Average", "Outcome", "averaged", "pareto_k", "pooled_solution", "relative_errors", "strength"]
 
 Floats = NDArray[np.float64]
 
@@ -114,10 +114,14 @@ class Average:
         )
 
 
-def averaged(problem: Problem, layers: Sequence[SampledLayer], start: State, least_effective: float) -> Average:
-    """Solve on all samples from `start`, then on every group of them from there."""
+def pooled_solution(problem: Problem, layers: Sequence[SampledLayer], start: State, least_effective: float) -> Found:
+    """Solve on all samples from `start`."""
     start = replace(start, secants=())
-    found = solve_on(problem, layers, start, tol=_TOLERANCE, max_steps=_MAPS, least_effective=least_effective)
+    return solve_on(problem, layers, start, tol=_TOLERANCE, max_steps=_MAPS, least_effective=least_effective)
+
+
+def averaged(problem: Problem, layers: Sequence[SampledLayer], found: Found, least_effective: float) -> Average:
+    """Solve on every group of samples from the solution on all."""
     groups = [
         solve_on(
             problem,

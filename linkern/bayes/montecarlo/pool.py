@@ -15,7 +15,7 @@ from scipy import stats
 
 from linkern.bayes.montecarlo.anneal import Ensemble
 from linkern.bayes.montecarlo.lobes import LobeCheck, check_lobes
-from linkern.bayes.montecarlo.outcome import Average, Outcome, averaged, strength
+from linkern.bayes.montecarlo.outcome import Average, Outcome, averaged, pooled_solution, strength
 from linkern.bayes.montecarlo.samples import SampledLayer
 
 __all__ = ["pooled"]
@@ -59,7 +59,8 @@ def pooled(ensemble: Ensemble, tol: float, most: int, rng: np.random.Generator) 
         count = len(snapshots)
         # Snapshots of a group stand together.
         layers = [SampledLayer.joined(history, ensemble.groups) for history in zip(*snapshots, strict=True)]
-        average = averaged(problem, layers, ensemble.state, _LEAST_EFFECTIVE)
+        found = pooled_solution(problem, layers, ensemble.state, _LEAST_EFFECTIVE)
+        average = averaged(problem, layers, found, _LEAST_EFFECTIVE)
         drifting = _drifts(average, ensemble, count)
         if drifting and restarts < _RESTARTS:
             restarts += 1

@@ -180,6 +180,12 @@ def test_runs_average_over_all_and_keep_some_neurons():
     np.testing.assert_allclose(run.tables[3][:, 2], expected)
 
 
+def test_pilots_on_different_solutions_are_noticed():
+    problem = module.Task.checked(*data(2)[:2], None, 2, 1.0, 8.0, "relu", 1.0).problem
+    for shift, expected in ((0.0, False), (0.1 * (np.arange(8) < 2), True), (0.02 * (np.arange(8) < 2), False)):
+        assert module._apart([module._table(problem.Y, snapshot) for snapshot in history(shift)]) is expected
+
+
 def test_extrapolation_removes_what_falls_like_the_inverse_width():
     limit, slope = np.arange(4.0).reshape(2, 2), np.array([[3.0, -1.0], [2.0, 0.5]])
     np.testing.assert_allclose(module._extrapolated(limit + slope / 128, limit + slope / 512), limit, atol=1e-14)
