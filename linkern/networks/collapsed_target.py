@@ -237,7 +237,7 @@ class CollapsedPosterior:
             return self.activation.derivative(h)
         deviation = np.sqrt(np.square(root).sum(axis=-2, keepdims=True))
         width = np.maximum(window * deviation, _SMALLEST_WINDOW).astype(h.dtype, copy=False)
-        return (self.activation.value(h + width) - self.activation.value(h - width)) / (2.0 * width)
+        return np.asarray((self.activation.value(h + width) - self.activation.value(h - width)) / (2.0 * width))
 
 
 def _transposed(array: Array) -> Array:

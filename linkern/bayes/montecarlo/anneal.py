@@ -141,10 +141,7 @@ class Ensemble:
             middle = math.sqrt(gamma0 * self.problem.gamma0), math.sqrt(temperature * self.problem.temperature)
             self.rung(*middle, halvings - 1)
             return self.rung(gamma0, temperature, halvings - 1)
-        if not all((np.abs(part) < _LOST).all() for part in (found.kernels, found.duals, found.V)):
-            where = f"gamma0 = {gamma0:.3g}, temperature = {temperature:.3g}"
-            advice = "try more particles, a smaller gamma0, or finite widths (linkern.networks.extrapolate_width)"
-            raise ConvergenceError(f"particles have lost the solution at {where}; {advice}")
+        self._require(all((np.abs(part) < _LOST).all() for part in (found.kernels, found.duals, found.V)), gamma0, temperature)
         self.problem, self.state = problem, found.state
         V, Y = found.V, problem.Y
         self.path.append(
@@ -160,8 +157,19 @@ class Ensemble:
         A change of law is made good by resampling before the move: occupations of separate modes must not wait for the dynamics.
         """
         for q, layer, root, tilt in zip(self.populations, self.layers, law.roots, law.tilts, strict=True):
-            q.become(layer.transported(q.law, root, tilt, self.groups, self.rng))
+            with np.errstate(over="ignore"):
+                eps = layer.transported(q.law, root, tilt, self.groups, self.rng)
+            self._require(np.abs(eps).max() < _LOST, self.problem.gamma0, self.problem.temperature)
+            q.become(eps)
         self.wander(law)
+
+    @staticmethod
+    def _require(found: bool | np.bool_, gamma0: float, temperature: float) -> None:
+        if not found:
+            where = f"gamma0 = {gamma0:.3g}, temperature = {temperature:.3g}"
+            raise ConvergenceError(
+                f"particles have lost the solution at {where}; try networks, more particles or a smaller gamma0"
+            )
 
     def wander(self, law: LawPoint) -> None:
         """Move all particles under the law that they follow already."""

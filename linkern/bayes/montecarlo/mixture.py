@@ -64,7 +64,7 @@ class Mixture:
     @property
     def rank(self) -> int:
         """r."""
-        return self.normals.shape[1]
+        return int(self.normals.shape[1])
 
     def with_lobes(self, directions: Floats, lows: Floats) -> Mixture:
         """Add the lobes around directions (m, r) of length 1 with Q = `lows` (m,)."""
@@ -100,7 +100,7 @@ class Mixture:
             points = normal[rows] @ F.T
             normal[rows] = np.where(points @ n < 0, -1.0, 1.0)[:, None] * points
         normal *= (math.sqrt(self.rank) / np.linalg.norm(normal, axis=1))[:, None]
-        return normal.astype(np.float32)
+        return np.asarray(normal, dtype=np.float32)
 
     def log_density(self, eps: Points) -> Floats:
         """Logarithm of the density of the directions of eps (S, r) relative to the prior's, as precise as they. Cost: S K r^2."""

@@ -12,7 +12,7 @@ so that the actions of both can be compared; the smallest one has all the poster
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 
@@ -26,7 +26,7 @@ from linkern.activations import Activation
 from linkern.bayes.montecarlo.anneal import Ensemble, Rung
 from linkern.bayes.montecarlo.saddle import Found, solve_on
 from linkern.bayes.montecarlo.task import Task
-from linkern.solution import Solution, Status
+from linkern.solution import ConvergenceError, Solution, Status
 
 __all__ = ["Sweep", "SweptBranch", "sweep_montecarlo"]
 
@@ -300,15 +300,23 @@ class _Walk:
         for step in steps:
             if self.ended:
                 return
-            self.ensemble.climb(*map(float, step))
-            self._look()
+            self._attempt(lambda step=step: self.ensemble.climb(*map(float, step)))
 
     def _stay(self, rounds: int) -> None:
         for _ in range(rounds):
             if self.ended:
                 return
-            self.ensemble.stay(1)
+            self._attempt(lambda: self.ensemble.stay(1))
+
+    def _attempt(self, move: Callable[[], None]) -> None:
+        """Move on and look; what a lost solution leaves of the path is forgotten."""
+        known = len(self.ensemble.path)
+        try:
+            move()
             self._look()
+        except ConvergenceError:
+            del self.ensemble.path[known:]
+            self.ended = True
 
     def _look(self) -> None:
         """Whether more iterations than a rung has, or a few more rounds, solve the equations on the particles."""

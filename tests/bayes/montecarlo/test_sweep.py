@@ -1,12 +1,16 @@
 """Sweeps find both solutions of deep linear networks with their actions, and one solution where there is one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from linkern.bayes import solve_linear
+from linkern.bayes.montecarlo.anneal import Ensemble
 from linkern.bayes.montecarlo.sweep import sweep_montecarlo
+from linkern.bayes.montecarlo.task import Task
 from linkern.data import digits
-from linkern.solution import Status
+from linkern.solution import ConvergenceError, Status
 
 T = 300.0
 
@@ -172,3 +176,38 @@ def test_arguments_are_checked(change, message):
     setting = whitened(2) | {"depth": 1, "gammas0": [1.0, 2.0]} | change
     with pytest.raises(ValueError, match=message):
         sweep_montecarlo(**setting)
+
+
+def test_a_solution_that_particles_lose_ends(monkeypatch):
+    task = digits(classes=(3, 8), samples=4, rng=0)
+    climb = Ensemble.climb
+
+    def losing(self, gamma0, temperature):
+        climb(self, gamma0, temperature)
+        if gamma0 > 0.5:
+            raise ConvergenceError("lost")
+
+    options = {
+        "depth": 2,
+        "gammas0": [0.3, 0.4, 0.6],
+        "beta": 5.0,
+        "activation": "tanh",
+        "particles": 512,
+        "replicas": 2,
+        "rng": 0,
+    }
+    whole = sweep_montecarlo(task.X, task.y, **options)
+    monkeypatch.setattr(Ensemble, "climb", losing)
+    found = sweep_montecarlo(task.X, task.y, **options)
+    np.testing.assert_array_equal(found.lazy.exists, [True, True, False])
+    np.testing.assert_allclose(found.lazy.action[:2], whole.lazy.action[:2], rtol=0.02)
+    assert np.isnan(found.lazy.action[2])
+
+
+def test_tilts_without_an_average_lose_the_solution_in_words():
+    task = Task.checked([[1.0, 0.2], [0.3, 1.0]], [1.0, -1.0], None, 2, 0.05, 5.0, "relu", 1.0)
+    ensemble = Ensemble(task.problem, task.start, 512, 1, np.random.default_rng(0))
+    ensemble.stay(1)
+    ensemble.layers = [replace(layer, reference=layer.reference - 1e4) for layer in ensemble.layers]
+    with pytest.raises(ConvergenceError, match="particles have lost the solution at gamma0"):
+        ensemble.move(ensemble.law)
