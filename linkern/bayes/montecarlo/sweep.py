@@ -106,8 +106,8 @@ class Sweep(Solution):
     coexist : (n,) bool array
         Where the two differ beyond their errors.
 
-    `residual` is the largest of both branches; status UNRELIABLE where less than half of the particles were effective or `bent`
-    exceeds 2 %.
+    `residual` is the largest of both branches; status UNRELIABLE where less than half of the particles were effective, `bent`
+    exceeds 2 % or neither sweep has a solution.
     """
 
     gammas0: Floats
@@ -208,6 +208,8 @@ def sweep_montecarlo(
         for name in ("effective", "residual", "bent")
     )
     doubtful = effective.min(initial=1.0) < _LEAST_EFFECTIVE or bent.max(initial=0.0) > _MOST_BENT
+    # There is a solution everywhere, whether found or not.
+    doubtful |= not (lazy.exists | rich.exists).all()
     record = {
         "depth": problem.depth,
         "beta": 1 / T,

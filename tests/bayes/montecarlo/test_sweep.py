@@ -202,6 +202,8 @@ def test_a_solution_that_particles_lose_ends(monkeypatch):
     np.testing.assert_array_equal(found.lazy.exists, [True, True, False])
     np.testing.assert_allclose(found.lazy.action[:2], whole.lazy.action[:2], rtol=0.02)
     assert np.isnan(found.lazy.action[2])
+    assert whole.status is Status.CONVERGED
+    assert (found.status is Status.UNRELIABLE) == (not found.rich.exists[2])
 
 
 def test_tilts_without_an_average_lose_the_solution_in_words():
