@@ -48,8 +48,8 @@ _UNSOLVED, _UNSOLVED_GROUP, _FALLS, _LOST = 0.1, 0.03, 0.7, 0.15
 _FAILURES = 2
 # Samples per sample asked for that are enough: errors are not known to a twentieth.
 _ENOUGH = 1.1
-# Effective fraction of samples below which a proposal does not cover a law: lower where nothing else is affordable.
-_LEAST_EFFECTIVE, _LAST_RESORT = 0.1, 0.03
+# Effective fraction of samples below which a proposal does not cover a law.
+_LEAST_EFFECTIVE = 0.1
 
 
 class OutOfReachError(Exception):
@@ -70,28 +70,18 @@ class Proposals:
     state : State
     samples : int
         Per layer and step; doubled where the equations have no solution on fewer.
-    least_effective : float
-        Fraction of the samples below which a mixture does not cover a law.
     lowest : list of float
         Smallest Q found on the unit sphere, per layer.
     path : list of Rung
     """
 
     def __init__(
-        self,
-        problem: Problem,
-        start: State,
-        groups: int,
-        rng: np.random.Generator,
-        report: Callable[[Rung], None] | None,
-        *,
-        last_resort: bool = False,
+        self, problem: Problem, start: State, groups: int, rng: np.random.Generator, report: Callable[[Rung], None] | None
     ) -> None:
         laws = tuple(replace(law, edge=_EDGE) for law in problem.laws)
         self.problem, self.state, self.groups, self.rng = replace(problem, laws=laws), start, groups, rng
         self.mixtures = [Mixture.prior(law.rank) for law in laws]
         self.samples = max(_LEAST_SAMPLES, _PER_POINT * len(problem.C))
-        self.least_effective = _LAST_RESORT if last_resort else _LEAST_EFFECTIVE
         self.lowest = [1.0] * len(laws)
         self.path: list[Rung] = []
         self._report = report or (lambda rung: None)
@@ -159,8 +149,8 @@ class Proposals:
         layers: list[SampledLayer] | None = None
         for _ in range(_ATTEMPTS):
             layers = layers or self.draw(self.samples, scrambled=False)
-            found = solve_on(problem, layers, self.state, tol=_TOLERANCE, max_steps=_MAPS, least_effective=self.least_effective)
-            if found.effective < self.least_effective:
+            found = solve_on(problem, layers, self.state, tol=_TOLERANCE, max_steps=_MAPS, least_effective=_LEAST_EFFECTIVE)
+            if found.effective < _LEAST_EFFECTIVE:
                 self.retreat()
                 layers = None
                 continue
@@ -180,7 +170,7 @@ class Proposals:
             layers, fits = None, fits + 1
             if found.effective >= _GOOD or fits == _FITS:
                 break
-        if found.effective < self.least_effective:
+        if found.effective < _LEAST_EFFECTIVE:
             raise OutOfReachError
         return found
 
@@ -244,12 +234,12 @@ def _missing(
 
 def proposed(proposals: Proposals, tol: float, most: int) -> Outcome:
     """Quasi-random samples of the mixtures, as many as the standard error asked for takes or the budget allows."""
-    problem, least, count, fitted, failures = proposals.problem, proposals.least_effective, min(_FIRST, most), False, 0
+    problem, count, fitted, failures = proposals.problem, min(_FIRST, most), False, 0
     layers: list[SampledLayer] = []
     for _ in range(_ATTEMPTS):
         layers = proposals.more(layers, count)
-        found = pooled_solution(problem, layers, proposals.state, least)
-        if found.effective < least or found.residual > _UNSOLVED_GROUP:
+        found = pooled_solution(problem, layers, proposals.state, _LEAST_EFFECTIVE)
+        if found.effective < _LEAST_EFFECTIVE or found.residual > _UNSOLVED_GROUP:
             # Also where tilts of other samples led the solver astray on these.
             failures += 1
             if failures == _FAILURES:
@@ -257,7 +247,7 @@ def proposed(proposals: Proposals, tol: float, most: int) -> Outcome:
             proposals.retreat()
             layers = []
             continue
-        average = averaged(problem, layers, found, least)
+        average = averaged(problem, layers, found, _LEAST_EFFECTIVE)
         if fitted and np.median([group.residual for group in average.groups]) > _UNSOLVED_GROUP:
             break
         proposals.state, needed = found.state, average.needed(tol)
@@ -279,7 +269,7 @@ def proposed(proposals: Proposals, tol: float, most: int) -> Outcome:
 def _vouched(proposals: Proposals, average: Average, needed: int) -> Outcome:
     return average.outcome(
         rng=proposals.rng,
-        least_effective=proposals.least_effective,
+        least_effective=_LEAST_EFFECTIVE,
         needed=needed,
         snapshots=1,
         acceptance=(),

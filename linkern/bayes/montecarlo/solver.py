@@ -44,8 +44,6 @@ _LEAST_PARTICLES, _PARTICLES_PER_POINT, _MOST_PARTICLES = 4096, 80, 8192
 METHODS = ("auto", "importance", "networks", "particles")
 # Mixtures have too many parameters, and cover too little, in more dimensions.
 _LARGEST_RANK = 100
-# Networks are ten times as wide as there are points, and move in some 1e4 passes.
-_MOST_POINTS = 100
 # Bytes of stored particles that bound the number of snapshots.
 _MEMORY = 100e6
 # Beyond these the weights, the equations or the domain are not what an average can be built on.
@@ -91,7 +89,7 @@ def solve_montecarlo(
     method : {"auto", "importance", "networks", "particles"}
         How neurons are sampled: independently from proposals (activations of degree one only), as those of networks of two
         widths, extrapolated, by Hamiltonian dynamics under the law of infinite width, or by the first that works:
-        importance for activations of degree one and data of rank 100 at most, otherwise particles; then, up to P = 100, networks.
+        importance for activations of degree one and data of rank 100 at most, otherwise particles; then networks.
         Methods that share nothing but the equations check each other.
     particles : int, optional
         Particles per layer and snapshot, at least 512; by default 80 P between 4096 and 8192. Of networks 8 times the width N of
@@ -155,15 +153,14 @@ def solve_montecarlo(
     most = affordable if max_samples is None else checks.integer_at_least("max_samples", max_samples)
     run_rng, draw_rng, network_rng = checks.random_generator(rng).spawn(3)
     outcome = None
-    order = _order(task, method)
-    for kind in order:
+    for kind in _order(task, method):
         if kind == "importance":
             found = _by_importance(task, tol, most, run_rng, callback)
         elif kind == "networks":
             width = width_for(P) if particles is None else 32 * math.ceil(count / (32 * GROUPS))
             found = networked(task, tol, max_samples, network_rng, callback, networks=GROUPS, width=width)
         else:
-            found = _by_particles(task, count, tol, most, (run_rng, draw_rng), callback, required=kind == order[-1])
+            found = _by_particles(task, count, tol, most, (run_rng, draw_rng), callback, required=method == "particles")
         outcome = found or outcome
         if found is not None and not found.doubts and not _failures(found):
             break
@@ -185,13 +182,7 @@ def _order(task: Task, method: str) -> tuple[str, ...]:
     """Methods to try until one has no doubts."""
     if method != "auto":
         return (method,)
-    first = "importance" if _coverable(task) else "particles"
-    return (first, "networks") if _affordable(task) else (first,)
-
-
-def _affordable(task: Task) -> bool:
-    """Whether networks, whose cost grows like P^3 and faster, take minutes and not hours."""
-    return len(task.problem.C) <= _MOST_POINTS
+    return ("importance" if _coverable(task) else "particles"), "networks"
 
 
 def _coverable(task: Task) -> bool:
@@ -206,7 +197,7 @@ def _by_importance(
     problem = task.problem
     if not _coverable(task):
         return None
-    proposals = Proposals(_lazy(task), task.start, GROUPS, rng, callback, last_resort=not _affordable(task))
+    proposals = Proposals(_lazy(task), task.start, GROUPS, rng, callback)
     try:
         proposals.climb(problem.gamma0, task.warm)
         proposals.climb(problem.gamma0, problem.temperature)

@@ -120,19 +120,6 @@ def test_networks_stand_in_where_proposals_do_not_cover(monkeypatch):
         solve(X, y, method="particles", **options)
 
 
-def test_networks_are_tried_where_they_take_minutes():
-    rng = np.random.default_rng(0)
-
-    def order(P, activation, D=5):
-        task = module.Task.checked(rng.standard_normal((P, D)), rng.standard_normal(P), None, 1, 1.0, 8.0, activation, 1.0)
-        return solver._order(task, "auto")
-
-    assert order(10, "relu") == ("importance", "networks")
-    assert order(10, "tanh") == ("particles", "networks")
-    assert order(101, "relu") == ("importance",)
-    assert order(101, "relu", D=120) == ("particles",)
-
-
 def test_forbidden_labels_leave_the_kernel_lazy():
     X = np.vstack([data(2)[0], -data(2)[0]])
     seen = []
