@@ -7,8 +7,7 @@ averaged until the spread over networks, which share nothing but their start and
 
 The kernels are <Phi_N> extrapolated, and V solves (g_w Phi + T) V = Y with them. <V_N>, whose equation
 <g_w Phi_N V_N> + T <V_N> = Y holds with the fluctuations of Phi_N, is farther from infinite width. How badly it solves the
-equation when extrapolated is the residual: of the order of what the width leaves. Single neurons are those of the wide networks,
-weighted so that they carry the extrapolated kernels.
+equation when extrapolated is the residual: of the order of what the width leaves.
 """
 
 from __future__ import annotations
@@ -19,16 +18,14 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg, stats
+from scipy import stats
 
 from linkern.bayes.montecarlo.anneal import Rung
-from linkern.bayes.montecarlo.averages import View
-from linkern.bayes.montecarlo.carry import carry
-from linkern.bayes.montecarlo.law import Samples, Tilt, roots_of
+from linkern.bayes.montecarlo.law import Samples
 from linkern.bayes.montecarlo.network import Networks, Snapshot
+from linkern.bayes.montecarlo.network_sites import network_sites
 from linkern.bayes.montecarlo.outcome import Outcome, relative_errors
 from linkern.bayes.montecarlo.saddle import Problem
-from linkern.bayes.montecarlo.sites import SaddleSample, SiteEnsemble
 from linkern.bayes.montecarlo.task import Task
 from linkern.networks.diagnostics import split_rhat
 
@@ -38,8 +35,8 @@ Floats = NDArray[np.float64]
 
 # Wide over narrow.
 _RATIO = 4
-# N over P: below it 1/N^2 matters.
-_PER_POINT, _LEAST_WIDTH = 10, 512
+# N over P, so that narrow networks have more neurons than there are points.
+_PER_POINT, _LEAST_WIDTH = 5, 512
 # gamma0 of the first rung over the last, rungs, pilots, and trajectories that they and then all others settle for.
 _START, _RUNGS, _PILOTS, _PILOT, _SETTLING = 0.1, 50, 4, 50, 10
 # Where kicks are long, trajectories are cheap: as many as these kicks times their angle, if that is more.
@@ -141,14 +138,14 @@ def networked(
 
     wide, narrow, doubts = _arrived(task, networks, width, rng, record)
     average = _precise(problem, wide, narrow, tol, largest, keep)
-    sample, sections, mismatch = _solutions(problem, wide.eps, average)
+    sample, sections, mismatch = network_sites(problem, wide.eps, average.kernels, average.parts)
     V = _extrapolated(narrow.V, wide.V)
     return Outcome(
         problem=problem,
         sample=sample,
         sections=sections,
         errors=average.errors,
-        residual=max(_residual(problem, average.kernels[-1], V), mismatch),
+        residual=max(problem.misfit(average.kernels[-1], V), mismatch),
         effective=min(site.effective_sample_size / len(site.weights) for site in sample.sites),
         bent=0.0,
         heaviest=-math.inf,
@@ -240,12 +237,7 @@ def _rung(problem: Problem, snapshot: Snapshot, gamma0: float) -> Rung:
     power = float((snapshot.V**2).sum()) / len(snapshot.V)
     signal = float((problem.Y * V).sum())
     all_kernels = _with_data(problem, kernels)
-    return Rung(gamma0, problem.temperature, signal, power, all_kernels, 1.0, _residual(problem, kernels[-1], V))
-
-
-def _residual(problem: Problem, kernel: Floats, V: Floats) -> float:
-    misfit = problem.Y - problem.temperature * V - float(problem.variances[-1]) * kernel @ V
-    return float(np.linalg.norm(misfit) / max(np.linalg.norm(problem.Y), np.finfo(float).tiny))
+    return Rung(gamma0, problem.temperature, signal, power, all_kernels, 1.0, problem.misfit(kernels[-1], V))
 
 
 def _table(Y: Floats, snapshot: Snapshot) -> Floats:
@@ -283,36 +275,3 @@ def _doubts(run: _Run) -> list[str]:
     if rhat > _LARGEST_RHAT:
         doubts.append(f"networks of width {run.nets.width} disagree, R-hat = {rhat:.2f}: several solutions, or too few samples")
     return doubts
-
-
-def _solutions(
-    problem: Problem, drawn: Sequence[tuple[Samples, ...]], average: _Average
-) -> tuple[SaddleSample, tuple[SaddleSample, ...], float]:
-    """From all networks and from every single one; and how badly neurons carry the kernels of the first."""
-    # Neurons of a network stand together.
-    eps = [np.stack([state[l] for state in drawn], axis=1) for l in range(problem.depth)]
-    sample, mismatch = _solution(problem, average.kernels, [part.reshape(-1, part.shape[-1]) for part in eps])
-    sections = []
-    for index, own in enumerate(average.parts):
-        members = [part[index].reshape(-1, part.shape[-1]) for part in eps]
-        sections.append(_solution(problem, own, members)[0])
-    return sample, tuple(sections), mismatch
-
-
-def _solution(problem: Problem, kernels: Floats, eps: Sequence[Samples]) -> tuple[SaddleSample, float]:
-    """Sites that carry given kernels, the duals that they make, and the error of the former."""
-    L, g = problem.depth, problem.variances
-    V = linalg.solve(g[L] * kernels[-1] + problem.temperature * np.eye(len(kernels[-1])), problem.Y, assume_a="pos")
-    sites, views, mismatch = [], [], 0.0
-    for l, law in enumerate(problem.laws):
-        root = problem.root if l == 0 else roots_of(g[l] * kernels[l - 1])[0]
-        views.append(View(law, eps[l], np.ones(len(eps[l])), np.zeros(len(eps[l])), root))
-        weights, error = carry(views[l].phi, kernels[l])
-        mismatch = max(mismatch, error)
-        sites.append(SiteEnsemble(root @ root.T, eps[l], root, weights, law.activation))
-    tilts = [Tilt.of_readout(V, problem.gamma0**2 * float(g[L]))]
-    for l in range(L - 1, 0, -1):
-        w = sites[l].weights
-        tilts.append(Tilt(g[l] * views[l].dual(sites[l].base, tilts[-1], w, np.ones(len(w)))))
-    duals = np.stack([tilt.matrix for tilt in reversed(tilts)])
-    return SaddleSample(_with_data(problem, kernels), duals, V, tuple(sites)), mismatch

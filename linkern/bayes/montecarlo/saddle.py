@@ -72,6 +72,11 @@ class Problem:
         """The problem of the last layer."""
         return Readout(self.Y, self.temperature, self.gamma0**2, float(self.variances[-1]))
 
+    def misfit(self, kernel: Floats, V: Floats) -> float:
+        """|Y - T V - g_w Phi^L V| relative to |Y|."""
+        left = self.Y - self.temperature * V - float(self.variances[-1]) * kernel @ V
+        return float(np.linalg.norm(left) / max(np.linalg.norm(self.Y), np.finfo(float).tiny))
+
 
 @dataclass(frozen=True)
 class State:

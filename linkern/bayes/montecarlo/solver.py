@@ -93,7 +93,7 @@ def solve_montecarlo(
         Methods that share nothing but the equations check each other.
     particles : int, optional
         Particles per layer and snapshot, at least 512; by default 80 P between 4096 and 8192. Of networks 8 times the width N of
-        the wider ones, by default 10 P or 512.
+        the wider ones, by default 5 P or 512.
     max_samples : int, optional
         Most particles x snapshots to pool per layer; by default what 100 MB hold, or 400 snapshots of networks.
     rng : int or Generator
@@ -241,9 +241,7 @@ def _failures(outcome: Outcome) -> list[str]:
 def vouched(task: Task, outcome: Outcome, tol: float, seed: int | None) -> MonteCarloSolution:
     """Turn an outcome into a solution that says how far it can be trusted."""
     problem, sample, largest = outcome.problem, outcome.sample, float(outcome.errors.max())
-    V, kernel = sample.coefficients, sample.kernels[-1]
-    misfit = problem.Y - problem.temperature * V - problem.variances[-1] * kernel @ V
-    residual = max(outcome.residual, float(np.linalg.norm(misfit) / max(np.linalg.norm(problem.Y), np.finfo(float).tiny)))
+    residual = max(outcome.residual, problem.misfit(sample.kernels[-1], sample.coefficients))
     broken, doubts = _failures(outcome), list(outcome.doubts)
     if outcome.bent > _MOST_BENT:
         doubts.append(f"{outcome.bent:.1%} of the weight lies where the tilt's average is nearly infinite; try more particles")

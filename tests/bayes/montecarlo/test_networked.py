@@ -199,4 +199,5 @@ def test_the_pilot_with_most_company_is_followed():
 def test_width_follows_points():
     assert width_for(3) == 512
     assert width_for(50) == 512
-    assert width_for(100) == 1024
+    assert width_for(100) == 512
+    assert width_for(200) == 1024
