@@ -90,12 +90,10 @@ class CollapsedPass:
         R^l, l = 0..L-1.
     decompositions : tuple of Root
         Symmetric roots of Phi^1..Phi^{L-1}, without g_l.
-    precision : (chains, P, P) array
-        M^{-1}.
+    regression, precision : (chains, P, P) arrays
+        M and M^{-1}.
     dual_coefficients : (chains, P, O) array
         v = M^{-1} Y.
-    log_determinant : (chains,) array
-        ln det M.
     valid : (chains,) bool array
         False where a kernel overflowed.
     """
@@ -105,9 +103,9 @@ class CollapsedPass:
     kernels: tuple[Array, ...]
     roots: tuple[Array, ...]
     decompositions: tuple[Root, ...]
+    regression: Array
     precision: Array
     dual_coefficients: Array
-    log_determinant: Array
     valid: NDArray[np.bool_]
 
 
@@ -193,16 +191,16 @@ class CollapsedPosterior:
             kernels=tuple(kernels),
             roots=tuple(roots),
             decompositions=tuple(decompositions),
+            regression=M,
             precision=precision,
             dual_coefficients=precision @ self.Y,
-            log_determinant=np.linalg.slogdet(M)[1],
             valid=valid,
         )
 
     def potential(self, passed: CollapsedPass) -> Array:
         """(gamma0^2 N/2) Tr(Y^T v) + (O/2) ln det M per chain; infinite where a kernel overflowed."""
         misfit = np.einsum("po,cpo->c", self.Y, passed.dual_coefficients)
-        energy = 0.5 * self.scale * misfit + 0.5 * self.outputs * passed.log_determinant
+        energy = 0.5 * self.scale * misfit + 0.5 * self.outputs * np.linalg.slogdet(passed.regression)[1]
         return np.where(passed.valid, energy, np.inf)
 
     def gradient_factors(self, state: Sequence[Array], passed: CollapsedPass) -> Iterator[tuple[int, Array, Array]]:
@@ -237,6 +235,12 @@ class CollapsedPosterior:
             return self.activation.derivative(h)
         deviation = np.sqrt(np.square(root).sum(axis=-2, keepdims=True))
         width = np.maximum(window * deviation, _SMALLEST_WINDOW).astype(h.dtype, copy=False)
+        if self.activation.degree == 1:
+            # The share of the window above the kink, between the two slopes.
+            below, above = -float(self.activation.value(np.array(-1.0))), float(self.activation.value(np.array(1.0)))
+            slope = h * (0.5 * (above - below) / width)
+            slope += 0.5 * (above + below)
+            return np.clip(slope, below, above, out=slope)
         return np.asarray((self.activation.value(h + width) - self.activation.value(h - width)) / (2.0 * width))
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from linkern.networks.blocks import kick_and_rotate, squared_norms
 from linkern.networks.noise import standard_normal
 from linkern.networks.target import Posterior
+from linkern.numerics.threads import side_by_side
 
 __all__ = ["HamiltonianSampler"]
 
@@ -69,6 +70,7 @@ class HamiltonianSampler:
         self.target = target
         self.weights = weights
         self.rng = rng
+        self._rngs = rng.spawn(len(weights[0]))
         self.passes = 0
         self._momenta = [np.empty_like(W) for W in weights]
         self._saved = [np.empty_like(W) for W in weights]
@@ -141,23 +143,29 @@ class HamiltonianSampler:
 
     def _trajectory(self, target: Posterior, step: float, kicks: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Move all chains by `kicks` steps; return the total energy per chain before and after."""
-        for W, old, p in zip(self.weights, self._saved, self._momenta, strict=True):
-            np.copyto(old, W)
-            standard_normal(self.rng, p)
-        before = self._gaussian_energy()
+        parts = side_by_side(lambda part: self._integrated(target, step, kicks, part), len(self.weights[0]))
+        self.passes += kicks + 1
+        before, after = (np.concatenate(energies) for energies in zip(*parts, strict=True))
+        return before, after
+
+    def _integrated(
+        self, target: Posterior, step: float, kicks: int, chains: slice
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        weights, momenta = [W[chains] for W in self.weights], [p[chains] for p in self._momenta]
+        for W, old, p in zip(weights, self._saved, momenta, strict=True):
+            np.copyto(old[chains], W)
+            for rng, momentum in zip(self._rngs[chains], p, strict=True):
+                standard_normal(rng, momentum)
+        before = 0.5 * squared_norms([*weights, *momenta]).sum(axis=1)
         # A diverging trajectory overflows; its energy is then not finite and it is rejected.
         with np.errstate(over="ignore", invalid="ignore"):
             for count in range(kicks + 1):
-                passed = target.forward(self.weights)
+                passed = target.forward(weights)
                 if count == 0:
                     before += target.potential(passed)
                 kick = step if 0 < count < kicks else step / 2
                 angle = step if count < kicks else 0.0
-                for l, left, right in target.gradient_factors(self.weights, passed):
-                    kick_and_rotate(self.weights[l], self._momenta[l], left, right, kick=kick, angle=angle)
-            after = self._gaussian_energy() + target.potential(passed)
-        self.passes += kicks + 1
+                for l, left, right in target.gradient_factors(weights, passed):
+                    kick_and_rotate(weights[l], momenta[l], left, right, kick=kick, angle=angle)
+            after = 0.5 * squared_norms([*weights, *momenta]).sum(axis=1) + target.potential(passed)
         return before, after
-
-    def _gaussian_energy(self) -> NDArray[np.float64]:
-        return 0.5 * (squared_norms(self.weights) + squared_norms(self._momenta)).sum(axis=1)

@@ -28,6 +28,7 @@ from linkern.bayes.montecarlo.outcome import Outcome, relative_errors
 from linkern.bayes.montecarlo.saddle import Problem
 from linkern.bayes.montecarlo.task import Task
 from linkern.networks.diagnostics import split_rhat
+from linkern.numerics.threads import blas_in_one_thread
 
 __all__ = ["networked", "width_for"]
 
@@ -136,8 +137,9 @@ def networked(
         if report is not None:
             report(path[-1])
 
-    wide, narrow, doubts = _arrived(task, networks, width, rng, record)
-    average = _precise(problem, wide, narrow, tol, largest, keep)
+    with blas_in_one_thread():
+        wide, narrow, doubts = _arrived(task, networks, width, rng, record)
+        average = _precise(problem, wide, narrow, tol, largest, keep)
     sample, sections, mismatch = network_sites(problem, wide.eps, average.kernels, average.parts)
     V = _extrapolated(narrow.V, wide.V)
     return Outcome(
