@@ -4,7 +4,8 @@ Of all weights with sum_s w_s phi_s phi_s^T = Phi, those nearest to equal ones (
 
     w ~ exp(phi^T A phi/2),   A = argmin ln sum_s exp(phi_s^T A phi_s/2) - Tr(A Phi)/2,
 
-a smooth convex problem of P(P + 1)/2 unknowns.
+a smooth convex problem of P(P + 1)/2 unknowns. Where there are not many more samples than that, weights can carry Phi F for a
+few columns F only, with A = B F^T + F B^T.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize
+from scipy import linalg, optimize
 
 from linkern.bayes.montecarlo.averages import gram
 from linkern.bayes.montecarlo.law import Samples, roots_of
@@ -26,36 +27,45 @@ _ITERATIONS = 40
 
 
 class Carried(NamedTuple):
-    """Normalised weights (S,), and the largest eigenvalue of the whitened error that they leave."""
+    """Normalised weights (S,), and the largest singular value of the whitened error that they leave."""
 
     weights: Floats
     error: float
 
 
-def carry(phi: Samples, kernel: Floats, tol: float = 1e-3) -> Carried:
+def carry(phi: Samples, kernel: Floats, columns: Floats | None = None, tol: float = 1e-3) -> Carried:
     """Weights under which <phi phi^T> is `kernel` up to `tol` in whitened norm; phi is (S, P).
 
-    Directions that the kernel does not have are left alone. Cost: two products S P^2 per iteration of L-BFGS, some ten.
+    With columns F (P, k), weights under which <phi phi^T> F is `kernel` F. Directions that the kernel does not have are left
+    alone. Cost: two products S P^2, or S P k, per iteration of L-BFGS, some ten.
     """
-    inverse = roots_of(kernel)[1]
+    root, inverse = roots_of(kernel)
     x = np.asarray(phi @ inverse.astype(phi.dtype))
     S, P = x.shape
-    unit = inverse @ kernel @ inverse
+    if columns is None:
+        F, s = np.eye(P), x
+    else:
+        F = linalg.orth(root @ columns)
+        s = x @ F.astype(x.dtype)
+    # The data that weights are to have, in units in which the kernel is 1.
+    unit = inverse @ root @ F
 
-    def weighed(A: Floats) -> tuple[Floats, float]:
-        logs = np.einsum("sp,sp->s", x @ A.astype(x.dtype), x).astype(np.float64) / 2
+    def weighed(B: Floats) -> tuple[Floats, float]:
+        logs = np.einsum("sk,sk->s", x @ B.astype(x.dtype), s).astype(np.float64) / 2
         top = float(logs.max())
         w = np.exp(logs - top)
         total = float(w.sum())
         return w / total, top + np.log(total / S)
 
     def dual(flat: Floats) -> tuple[float, Floats]:
-        A = flat.reshape(P, P)
-        w, log_mean = weighed(A)
-        return log_mean - float((A * unit).sum()) / 2, ((gram(x, w, x) - unit) / 2).ravel()
+        B = flat.reshape(F.shape)
+        w, log_mean = weighed(B)
+        return log_mean - float((B * unit).sum()) / 2, ((gram(x, w, s) - unit) / 2).ravel()
 
-    found = optimize.minimize(
-        dual, np.zeros(P * P), jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS, "gtol": tol / 2 / P, "ftol": 0.0}
-    )
-    w = weighed(found.x.reshape(P, P))[0]
-    return Carried(w, float(np.linalg.norm(gram(x, w, x) - unit, 2)))
+    # Steps that overflow are refused by the line search.
+    with np.errstate(over="ignore", invalid="ignore"):
+        found = optimize.minimize(
+            dual, np.zeros(F.size), jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS, "gtol": tol / 2 / P, "ftol": 0.0}
+        )
+    w = weighed(found.x.reshape(F.shape))[0]
+    return Carried(w, float(np.linalg.norm(gram(x, w, s) - unit, 2)))

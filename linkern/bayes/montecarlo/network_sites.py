@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +14,14 @@ from linkern.bayes.montecarlo.carry import carry
 from linkern.bayes.montecarlo.law import Samples, Tilt, roots_of
 from linkern.bayes.montecarlo.saddle import Problem
 from linkern.bayes.montecarlo.sites import SaddleSample, SiteEnsemble
+from linkern.numerics.threads import side_by_side
 
 __all__ = ["network_sites"]
 
 Floats = NDArray[np.float64]
+
+# Neurons per entry of a kernel that can carry all of them.
+_PER_UNKNOWN = 8
 
 
 def network_sites(
@@ -29,11 +34,12 @@ def network_sites(
     # Neurons of a network stand together.
     eps = [np.stack([state[l] for state in drawn], axis=1) for l in range(problem.depth)]
     sample, mismatch = _solution(problem, kernels, [neurons.reshape(-1, neurons.shape[-1]) for neurons in eps])
-    sections = []
-    for index, own in enumerate(parts):
-        members = [neurons[index].reshape(-1, neurons.shape[-1]) for neurons in eps]
-        sections.append(_solution(problem, own, members)[0])
-    return sample, tuple(sections), mismatch
+
+    def section(index: int) -> SaddleSample:
+        return _solution(problem, parts[index], [neurons[index].reshape(-1, neurons.shape[-1]) for neurons in eps])[0]
+
+    sections = side_by_side(lambda some: [section(index) for index in range(some.start, some.stop)], len(parts))
+    return sample, tuple(chain.from_iterable(sections)), mismatch
 
 
 def _solution(problem: Problem, kernels: Floats, eps: Sequence[Samples]) -> tuple[SaddleSample, float]:
@@ -44,7 +50,10 @@ def _solution(problem: Problem, kernels: Floats, eps: Sequence[Samples]) -> tupl
     for l, law in enumerate(problem.laws):
         root = problem.root if l == 0 else roots_of(g[l] * kernels[l - 1])[0]
         views.append(View(law, eps[l], np.ones(len(eps[l])), np.zeros(len(eps[l])), root))
-        weights, error = carry(views[l].phi, kernels[l])
+        phi, unknowns = views[l].phi, len(V) * (len(V) + 1) // 2
+        # The readout asks for its own directions only.
+        few = l == L - 1 and len(phi) < _PER_UNKNOWN * unknowns
+        weights, error = carry(phi, kernels[l], V if few else None)
         mismatch = max(mismatch, error)
         sites.append(SiteEnsemble(root @ root.T, eps[l], root, weights, law.activation))
     tilts = [Tilt.of_readout(V, problem.gamma0**2 * float(g[L]))]

@@ -46,8 +46,8 @@ _PILOT_KICKS, _SETTLING_KICKS = 3000, 800
 _FIRST, _RESTARTS, _LEAST, _MOST = 24, 4, 8, 400
 # By which the number of trajectories grows at most before errors are looked at again.
 _GROWTH = 1.5
-# Neurons kept per layer. Kernels are averaged over all.
-_KEPT = 2**17
+# Activations of neurons kept per layer. Kernels are averaged over all.
+_KEPT = 2**23
 # Differences between halves of a run this unlikely are waited for, and reported where waiting did not help.
 _SUSPICIOUS, _DRIFT = 0.05, 1e-3
 _LARGEST_RHAT = 1.3
@@ -129,7 +129,8 @@ def networked(
     """
     problem, particles = task.problem, networks * width
     largest = _MOST if most is None else max(most // particles, _LEAST)
-    keep = max(min(_KEPT if most is None else most, _KEPT) // particles, _LEAST)
+    kept = _KEPT // len(problem.C)
+    keep = max(min(kept if most is None else most, kept) // particles, _LEAST)
     path: list[Rung] = []
 
     def record(snapshot: Snapshot, gamma0: float) -> None:
@@ -140,7 +141,7 @@ def networked(
     with blas_in_one_thread():
         wide, narrow, doubts = _arrived(task, networks, width, rng, record)
         average = _precise(problem, wide, narrow, tol, largest, keep)
-    sample, sections, mismatch = network_sites(problem, wide.eps, average.kernels, average.parts)
+        sample, sections, mismatch = network_sites(problem, wide.eps, average.kernels, average.parts)
     V = _extrapolated(narrow.V, wide.V)
     return Outcome(
         problem=problem,
