@@ -48,8 +48,9 @@ _UNSOLVED, _UNSOLVED_GROUP, _FALLS, _LOST = 0.1, 0.03, 0.7, 0.15
 _FAILURES = 2
 # Samples per sample asked for that are enough: errors are not known to a twentieth.
 _ENOUGH = 1.1
-# Effective fraction of samples below which a proposal does not cover a law.
-_LEAST_EFFECTIVE = 0.1
+# Effective fraction of samples below which a proposal does not cover a law, and that which the last step should leave: with
+# less, final averages were out of reach or took longer than other methods.
+_LEAST_EFFECTIVE, _LEAST_CLIMBED = 0.1, 0.2
 
 
 class OutOfReachError(Exception):
@@ -86,14 +87,22 @@ class Proposals:
         self.path: list[Rung] = []
         self._report = report or (lambda rung: None)
 
-    def climb(self, gamma0: float, temperature: float) -> None:
-        """Follow the solution to (gamma0, temperature) along a geometric ladder in both; OutOfReachError where mixtures fail."""
+    def climb(self, gamma0: float, temperature: float, *, patient: bool = True) -> None:
+        """Follow the solution to (gamma0, temperature) along a geometric ladder in both; OutOfReachError where mixtures fail.
+
+        Unless `patient`, also where they will if every step loses as much as the last.
+        """
         here, start = self.problem.gamma0, self.problem.temperature
         if not self.path:
             self.rung(here, start)
         count = math.ceil(max(abs(math.log(gamma0 / here)), abs(math.log(temperature / start)) / 2) / math.log(_RATIO))
-        for share in (np.arange(1, count + 1) / max(count, 1)).tolist():
+        for step in range(1, count + 1):
+            share = step / count
             self.rung(here * (gamma0 / here) ** share, start * (temperature / start) ** share)
+            effective = self.path[-1].effective
+            loss = min(effective / self.path[-2].effective, 1.0)
+            if not patient and effective * loss ** (count - step) < _LEAST_CLIMBED:
+                raise LostError
 
     def rung(self, gamma0: float, temperature: float, halvings: int = _HALVINGS) -> None:
         """Solve at these parameters, or at intermediate ones first, and fit the mixtures to the solution."""

@@ -4,6 +4,12 @@ The posterior of the preactivations, every weight integrated out (`networks.coll
 trajectories. At large N its neurons follow the laws of the saddle point, but kernels and error signals answer to all neurons at
 once: a signal too large in directions without neurons calls them in and shrinks, where one that solves the equations on given
 particles would stay. Averages differ from those of infinite width by O(1/N).
+
+Given all others, a neuron of the last layer follows the prior tilted by exp(tau), where with M = g_w Phi^L + T
+
+    tau = gamma0^2 g_w |V^T phi|^2 / (2 (1 - t)) + (O/2) ln(1 - t),   t = g_w phi^T M^{-1} phi / N,
+
+so that <(phi phi^T - Phi^L_lazy) exp(-tau)> = 0 at every width: prior draws among the neurons need not be averaged over.
 """
 
 from __future__ import annotations
@@ -17,11 +23,14 @@ from numpy.typing import NDArray
 from linkern.bayes.montecarlo.law import Samples
 from linkern.bayes.montecarlo.saddle import Problem
 from linkern.networks.collapsed_sampler import CollapsedSampler
-from linkern.networks.collapsed_target import CollapsedPosterior
+from linkern.networks.collapsed_target import CollapsedPass, CollapsedPosterior
 
 __all__ = ["Networks", "Snapshot"]
 
 Floats = NDArray[np.float64]
+
+# Of 1 - t, against rounding.
+_LEAST_SHARE = 1e-6
 
 
 class Snapshot(NamedTuple):
@@ -30,7 +39,7 @@ class Snapshot(NamedTuple):
     Attributes
     ----------
     kernels : (n, L, P, P) array
-        Phi^1, .., Phi^L.
+        Phi^1, .., Phi^L; with one hidden layer less what averages to zero, which halves the noise.
     V : (n, P, O) array
         Error signals.
     eps : tuple of (n, N, r_l) float32 arrays
@@ -70,6 +79,7 @@ class Networks:
         step: float = 0.1,
     ) -> None:
         self.width, self._accepted, self._moves = width, 0.0, 0
+        self._lazy = np.linalg.matrix_power(problem.whitening[0], 2)
         self._target = CollapsedPosterior(
             problem.root.T / np.sqrt(problem.variances[0]),
             problem.Y,
@@ -128,4 +138,18 @@ class Networks:
         state = self._sampler.weights
         passed = self._target.forward(state)
         eps = tuple(np.asarray(part).copy() for part in state)
-        return Snapshot(np.stack(passed.kernels, axis=1), passed.dual_coefficients, eps)
+        kernels = np.stack(passed.kernels, axis=1)
+        if len(state) == 1:
+            kernels[:, 0] -= self._vanishing(passed)
+        return Snapshot(kernels, passed.dual_coefficients, eps)
+
+    def _vanishing(self, passed: CollapsedPass) -> Floats:
+        """Averages over neurons of (phi phi^T - Phi_lazy) exp(-tau), (n, P, P)."""
+        target, phi = self._target, passed.features[-1]
+        g, V = float(target.prior_variances[-1]), passed.dual_coefficients.astype(phi.dtype)
+        t = (g / self.width) * np.einsum("nip,nip->ni", phi @ passed.precision.astype(phi.dtype), phi)
+        share = np.clip(1 - t.astype(np.float64), _LEAST_SHARE, 1.0)
+        signals = np.square(phi @ V).sum(axis=-1, dtype=np.float64)
+        weights = np.exp(-(target.gamma0**2) * g * signals / (2 * share)) * share ** (-target.outputs / 2)
+        second = (phi * weights[..., None].astype(phi.dtype)).swapaxes(1, 2) @ phi
+        return np.asarray(second / self.width - weights.mean(axis=1)[:, None, None] * self._lazy)

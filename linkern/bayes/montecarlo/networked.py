@@ -1,9 +1,10 @@
 r"""The adaptive kernels as averages over networks of two widths, extrapolated to infinite width.
 
-Narrow networks, the pilots, climb from weak feature learning at the final temperature and settle. Where a symmetry breaks there
-are several solutions; narrow networks leave those of larger action soonest. One of them, whose neurons at several times make
-all wide and narrow networks, decides. Averages are a + b/N + O(1/N^2), so that a = wide + (wide - narrow)/3; trajectories are
-averaged until the spread over networks, which share nothing but their start and their step, is what was asked for.
+Narrow networks, the pilots, climb from weak feature learning at the final temperature and settle. Their neurons at several
+times make all wide and narrow networks. Where a symmetry breaks there are several solutions; narrow networks leave those of larger
+action soonest. Where pilots differ, one of them decides. Averages are a + b/N + O(1/N^2), so that with widths N and N/k
+a = wide + (wide - narrow)/(k - 1); trajectories are averaged until the spread over networks, which share nothing but their step
+and the pilot they come from, is what was asked for.
 
 The kernels are <Phi_N> extrapolated, and V solves (g_w Phi + T) V = Y with them. <V_N>, whose equation
 <g_w Phi_N V_N> + T <V_N> = Y holds with the fluctuations of Phi_N, is farther from infinite width. How badly it solves the
@@ -34,9 +35,9 @@ __all__ = ["networked", "width_for"]
 
 Floats = NDArray[np.float64]
 
-# Wide over narrow.
-_RATIO = 4
-# N over P, so that narrow networks have more neurons than there are points.
+# Wide over narrow with one hidden layer and with more, where narrow networks are farther from linear in 1/N and noise is less.
+_RATIOS = 8, 4
+# N over P, and the least N.
 _PER_POINT, _LEAST_WIDTH = 5, 512
 # gamma0 of the first rung over the last, rungs, pilots, and trajectories that they and then all others settle for.
 _START, _RUNGS, _PILOTS, _PILOT, _SETTLING = 0.1, 50, 4, 50, 10
@@ -44,15 +45,15 @@ _START, _RUNGS, _PILOTS, _PILOT, _SETTLING = 0.1, 50, 4, 50, 10
 _PILOT_KICKS, _SETTLING_KICKS = 3000, 800
 # Trajectories of the first average, how often half may be dropped, and how many there are at least and, by default, at most.
 _FIRST, _RESTARTS, _LEAST, _MOST = 24, 4, 8, 400
-# By which the number of trajectories grows at most before errors are looked at again.
-_GROWTH = 1.5
+# By which the number of trajectories grows at most before errors are looked at again, and for how many doubts are waited for.
+_GROWTH, _PATIENCE = 1.5, 120
 # Activations of neurons kept per layer. Kernels are averaged over all.
 _KEPT = 2**23
 # Differences between halves of a run this unlikely are waited for, and reported where waiting did not help.
 _SUSPICIOUS, _DRIFT = 0.05, 1e-3
 _LARGEST_RHAT = 1.3
-# Parts of a pilot's run, and the share by which pilots may differ.
-_BLOCKS, _MATTERS = 4, 0.03
+# Parts of a pilot's run, of how many trajectories at least, and the share by which pilots may differ.
+_BLOCKS, _DRAWS, _MATTERS = 4, 32, 0.03
 _LEAST_EFFECTIVE = 0.5
 # Of differences: share of the mean that counts as none, whatever its significance.
 _NONE = 1e-6
@@ -142,7 +143,7 @@ def networked(
         wide, narrow, doubts = _arrived(task, networks, width, rng, record)
         average = _precise(problem, wide, narrow, tol, largest, keep)
         sample, sections, mismatch = network_sites(problem, wide.eps, average.kernels, average.parts)
-    V = _extrapolated(narrow.V, wide.V)
+    V = _extrapolated(narrow.V, wide.V, wide.nets.width / narrow.nets.width)
     return Outcome(
         problem=problem,
         sample=sample,
@@ -176,14 +177,15 @@ def _precise(problem: Problem, wide: _Run, narrow: _Run, tol: float, largest: in
     """Draw until errors are `tol` or there are `largest` snapshots."""
     while True:
         count = wide.count
-        parts = _extrapolated(narrow.kernels, wide.kernels)
+        parts = _extrapolated(narrow.kernels, wide.kernels, wide.nets.width / narrow.nets.width)
         kernels = parts.mean(axis=0)
         errors = relative_errors(_with_data(problem, kernels), [_with_data(problem, part) for part in parts])
         needed = max(math.ceil(count * (float(errors.max()) / tol) ** 2), count)
-        if needed <= count or count >= largest:
+        doubtful = count < _PATIENCE and (_doubts(narrow) or _doubts(wide))
+        if (needed <= count and not doubtful) or count >= largest:
             return _Average(kernels, parts, errors, needed)
         # The error of a short run is uncertain by a fifth and more.
-        target = min(math.ceil(1.1 * needed), math.ceil(_GROWTH * count), largest)
+        target = min(math.ceil(_GROWTH * count if doubtful else 1.1 * needed), math.ceil(_GROWTH * count), largest)
         for run in (narrow, wide):
             run.extend(target, keep)
 
@@ -193,19 +195,27 @@ def _arrived(
 ) -> tuple[_Run, _Run, list[str]]:
     """Wide and narrow networks with the histories of a first average, and what speaks against where they started."""
     problem, rngs = task.problem, rng.spawn(3)
-    nets = Networks(problem, width // _RATIO, rngs[0], networks=_PILOTS)
+    ratio = _RATIOS[problem.depth > 1]
+    nets = Networks(problem, width // ratio, rngs[0], networks=_PILOTS)
     nets.climb(min(task.first, _START * problem.gamma0), _RUNGS, record)
     nets.settle(_PILOT)
     nets.settle(max(math.ceil(_PILOT_KICKS * nets.step) - _PILOT, 0))
-    pilots = _Run(problem, nets, nets.draw(_RATIO * networks))
-    chosen = _medoid(pilots.kernels)
-    history = [tuple(eps[chosen] for eps in state) for state in pilots.eps]
-    start = tuple(np.concatenate(parts).reshape(networks, width, -1) for parts in zip(*history, strict=True))
-    wide = _settled(problem, nets.step * _RATIO**-0.25, start, rngs[1])
-    start = tuple(np.stack(parts) for parts in zip(*history[::_RATIO], strict=True))
-    narrow = _settled(problem, nets.step, start, rngs[2])
+    pilots = _Run(problem, nets, nets.draw(max(ratio, _DRAWS // networks) * networks))
+    apart = _apart(pilots.tables)
+    chosen = [_medoid(pilots.kernels)] if apart else list(range(_PILOTS))
+
+    def start(times: int) -> tuple[Samples, ...]:
+        """All networks, each of the neurons of one pilot at as many times."""
+        made = []
+        for k in range(networks):
+            own = [[eps[chosen[k % len(chosen)]] for eps in state] for state in pilots.eps[k::networks][:times]]
+            made.append([np.concatenate(parts) for parts in zip(*own, strict=True)])
+        return tuple(np.stack(layer) for layer in zip(*made, strict=True))
+
+    wide = _settled(problem, nets.step * ratio**-0.25, start(ratio), rngs[1])
+    narrow = _settled(problem, nets.step, start(1), rngs[2])
     several = "pilot networks differ: there are several solutions, of which this is one, or they settle too slowly"
-    return wide, narrow, [several] if _apart(pilots.tables) else []
+    return wide, narrow, [several] if apart else []
 
 
 def _medoid(kernels: Floats) -> int:
@@ -227,8 +237,8 @@ def _settled(problem: Problem, step: float, start: tuple[Samples, ...], rng: np.
     return _Run(problem, nets, history)
 
 
-def _extrapolated(narrow: Floats, wide: Floats) -> Floats:
-    return np.asarray(wide + (wide - narrow) / (_RATIO - 1))
+def _extrapolated(narrow: Floats, wide: Floats, ratio: float) -> Floats:
+    return np.asarray(wide + (wide - narrow) / (ratio - 1))
 
 
 def _with_data(problem: Problem, kernels: Floats) -> Floats:

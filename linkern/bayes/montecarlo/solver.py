@@ -42,8 +42,8 @@ GROUPS = 8
 # Multiples of the number of groups.
 _LEAST_PARTICLES, _PARTICLES_PER_POINT, _MOST_PARTICLES = 4096, 80, 8192
 METHODS = ("auto", "importance", "networks", "particles")
-# Mixtures have too many parameters, and cover too little, in more dimensions.
-_LARGEST_RANK = 100
+# Mixtures have too many parameters, and cover too little, in more dimensions; with more points networks are sooner there.
+_LARGEST_RANK, _MOST_POINTS = 100, 100
 # Bytes of stored particles that bound the number of snapshots.
 _MEMORY = 100e6
 # Beyond these the weights, the equations or the domain are not what an average can be built on.
@@ -89,7 +89,7 @@ def solve_montecarlo(
     method : {"auto", "importance", "networks", "particles"}
         How neurons are sampled: independently from proposals (activations of degree one only), as those of networks of two
         widths, extrapolated, by Hamiltonian dynamics under the law of infinite width, or by the first that works:
-        importance for activations of degree one and data of rank 100 at most, otherwise particles; then networks.
+        importance for activations of degree one and at most 100 points, otherwise particles; then networks.
         Methods that share nothing but the equations check each other.
     particles : int, optional
         Particles per layer and snapshot, at least 512; by default 80 P between 4096 and 8192. Of networks 8 times the width N of
@@ -155,7 +155,7 @@ def solve_montecarlo(
     outcome = None
     for kind in _order(task, method):
         if kind == "importance":
-            found = _by_importance(task, tol, most, run_rng, callback)
+            found = _by_importance(task, tol, most, run_rng, callback, patient=method == "importance")
         elif kind == "networks":
             width = width_for(P) if particles is None else 32 * math.ceil(count / (32 * GROUPS))
             found = networked(task, tol, max_samples, network_rng, callback, networks=GROUPS, width=width)
@@ -182,7 +182,9 @@ def _order(task: Task, method: str) -> tuple[str, ...]:
     """Methods to try until one has no doubts."""
     if method != "auto":
         return (method,)
-    return ("importance" if _coverable(task) else "particles"), "networks"
+    if _coverable(task):
+        return ("importance", "networks") if len(task.problem.C) <= _MOST_POINTS else ("networks",)
+    return "particles", "networks"
 
 
 def _coverable(task: Task) -> bool:
@@ -191,7 +193,7 @@ def _coverable(task: Task) -> bool:
 
 
 def _by_importance(
-    task: Task, tol: float, most: int, rng: np.random.Generator, callback: Callable[[Rung], None] | None
+    task: Task, tol: float, most: int, rng: np.random.Generator, callback: Callable[[Rung], None] | None, *, patient: bool
 ) -> Outcome | None:
     """The average over independent samples; None where mixtures do not cover the laws."""
     problem = task.problem
@@ -199,8 +201,8 @@ def _by_importance(
         return None
     proposals = Proposals(_lazy(task), task.start, GROUPS, rng, callback)
     try:
-        proposals.climb(problem.gamma0, task.warm)
-        proposals.climb(problem.gamma0, problem.temperature)
+        proposals.climb(problem.gamma0, task.warm, patient=patient)
+        proposals.climb(problem.gamma0, problem.temperature, patient=patient)
         return proposed(proposals, tol, most)
     except OutOfReachError:
         return None
