@@ -21,6 +21,7 @@ from linkern.networks.collapsed_sampler import CollapsedSampler
 from linkern.networks.collapsed_target import CollapsedPosterior, Root, symmetric_root
 from linkern.networks.diagnostics import ChainSummary, summarize
 from linkern.networks.results import Estimate
+from linkern.numerics.threads import blas_in_one_thread
 from linkern.solution import Solution, Status
 
 __all__ = ["CollapsedSamples", "sample_collapsed"]
@@ -159,16 +160,17 @@ def sample_collapsed(
         activation=activations.get(activation),
         prior_variances=checks.per_layer("prior_variances", prior_variances, depth + 1, meaning),
     )
-    sampler = CollapsedSampler(target, target.prior_draws(chains, generator), generator, _step(step))
-    for done in range(burn_in):
-        sampler.burn_in_step(early=2 * done < burn_in)
-    sampler.freeze()
-    predictor = None if inputs is None or new is None else Predictor(target, data_root, inputs, new, generator)
-    recorder = Recorder(target, predictor, chains, samples)
-    acceptance = np.zeros(chains)
-    for index in range(samples):
-        acceptance += sampler.update()
-        recorder.record(index, sampler.weights)
+    with blas_in_one_thread():
+        sampler = CollapsedSampler(target, target.prior_draws(chains, generator), generator, _step(step))
+        for done in range(burn_in):
+            sampler.burn_in_step(early=2 * done < burn_in)
+        sampler.freeze()
+        predictor = None if inputs is None or new is None else Predictor(target, data_root, inputs, new, generator)
+        recorder = Recorder(target, predictor, chains, samples)
+        acceptance = np.zeros(chains)
+        for index in range(samples):
+            acceptance += sampler.update()
+            recorder.record(index, sampler.weights)
     parameters = {
         "depth": depth,
         "widths": target.widths,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import linalg, optimize
 
 from linkern.bayes.montecarlo.averages import gram
-from linkern.bayes.montecarlo.law import Samples, roots_of
+from linkern.bayes.montecarlo.law import Samples
 
 __all__ = ["Carried", "carry"]
 
@@ -39,7 +39,11 @@ def carry(phi: Samples, kernel: Floats, columns: Floats | None = None, tol: floa
     With columns F (P, k), weights under which <phi phi^T> F is `kernel` F. Directions that the kernel does not have are left
     alone. Cost: two products S P^2, or S P k, per iteration of L-BFGS, some ten.
     """
-    root, inverse = roots_of(kernel)
+    values, vectors = np.linalg.eigh(kernel)
+    # Below the rounding of the samples the kernel has noise, not directions.
+    resolved = values > np.finfo(phi.dtype).eps * values[-1]
+    values, vectors = values[resolved], vectors[:, resolved]
+    root, inverse = (vectors * np.sqrt(values)) @ vectors.T, (vectors / np.sqrt(values)) @ vectors.T
     x = np.asarray(phi @ inverse.astype(phi.dtype))
     S, P = x.shape
     if columns is None:
@@ -65,7 +69,11 @@ def carry(phi: Samples, kernel: Floats, columns: Floats | None = None, tol: floa
     # Steps that overflow are refused by the line search.
     with np.errstate(over="ignore", invalid="ignore"):
         found = optimize.minimize(
-            dual, np.zeros(F.size), jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS, "gtol": tol / 2 / P, "ftol": 0.0}
+            dual,
+            np.zeros(F.size),
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": _ITERATIONS, "gtol": tol / 2 / P, "ftol": 0.0},
         )
     w = weighed(found.x.reshape(F.shape))[0]
     return Carried(w, float(np.linalg.norm(gram(x, w, s) - unit, 2)))

@@ -1,8 +1,8 @@
 r"""The adaptive kernels as averages over networks of two widths, extrapolated to infinite width.
 
 Narrow networks, the pilots, climb from weak feature learning at the final temperature and settle. Their neurons at several
-times make all wide and narrow networks. Where a symmetry breaks there are several solutions; narrow networks leave those of larger
-action soonest. Where pilots differ, one of them decides. Averages are a + b/N + O(1/N^2), so that with widths N and N/k
+times make all wide and narrow networks. With more than one hidden layer there may be several solutions, where a symmetry breaks;
+narrow networks leave those of larger action soonest, and one pilot decides. Averages are a + b/N + O(1/N^2), so that with widths N and N/k
 a = wide + (wide - narrow)/(k - 1); trajectories are averaged until the spread over networks, which share nothing but their step
 and the pilot they come from, is what was asked for.
 
@@ -201,8 +201,7 @@ def _arrived(
     nets.settle(_PILOT)
     nets.settle(max(math.ceil(_PILOT_KICKS * nets.step) - _PILOT, 0))
     pilots = _Run(problem, nets, nets.draw(max(ratio, _DRAWS // networks) * networks))
-    apart = _apart(pilots.tables)
-    chosen = [_medoid(pilots.kernels)] if apart else list(range(_PILOTS))
+    chosen = [_medoid(pilots.kernels)] if problem.depth > 1 else list(range(_PILOTS))
 
     def start(times: int) -> tuple[Samples, ...]:
         """All networks, each of the neurons of one pilot at as many times."""
@@ -215,7 +214,7 @@ def _arrived(
     wide = _settled(problem, nets.step * ratio**-0.25, start(ratio), rngs[1])
     narrow = _settled(problem, nets.step, start(1), rngs[2])
     several = "pilot networks differ: there are several solutions, of which this is one, or they settle too slowly"
-    return wide, narrow, [several] if apart else []
+    return wide, narrow, [several] if _apart(pilots.tables) else []
 
 
 def _medoid(kernels: Floats) -> int:

@@ -50,3 +50,33 @@ def test_directions_that_the_kernel_does_not_have_are_left_alone():
 def test_error_tells_what_weights_cannot_carry():
     phi = np.array([[1.0], [1.1], [0.9]])
     assert carry(phi, np.array([[4.0]])).error > 0.5
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_columns_are_carried_by_samples_too_few_for_the_kernel(columns):
+    S, P = 400, 40
+    phi = samples(S, P, seed=3)
+    rng = np.random.default_rng(4)
+    F = rng.standard_normal((P, columns))
+    target = average(phi, np.full(S, 1 / S))
+    target = target + 0.02 * np.outer(target @ F[:, 0], target @ F[:, 0]) / (F[:, 0] @ target @ F[:, 0])
+    # 820 entries of a symmetric matrix are more than 400 weights can carry.
+    assert carry(phi, target).error > 5e-3
+    w, error = carry(phi, target, F)
+    assert error < 2e-3
+    assert (w > 0).all()
+    np.testing.assert_allclose(average(phi, w) @ F, target @ F, atol=5e-3 * np.abs(target @ F).max())
+    # Least change: log w is a constant and (phi . b)(phi . F), summed over columns.
+    forms = np.hstack([np.ones((S, 1)), *(phi * (phi @ F[:, [k]]) for k in range(columns))])
+    residual = np.log(w) - forms @ np.linalg.lstsq(forms, np.log(w), rcond=None)[0]
+    assert np.abs(residual).max() < 1e-6
+    assert np.log(w).std() > 0.01
+
+
+def test_rounding_of_single_precision_is_no_direction():
+    phi = samples(P=2, seed=5).astype(np.float32)
+    phi = np.hstack([phi, -phi])
+    noise = np.random.default_rng(6).standard_normal((4, 4)) * 1e-9
+    w, error = carry(phi, 1.02 * average(phi.astype(float), np.full(len(phi), 1 / len(phi))) + noise + noise.T)
+    assert error < 2e-3
+    assert w.max() < 3 / len(w)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 from linkern.bayes.montecarlo.network import Networks
 from linkern.bayes.montecarlo.task import Task
@@ -20,7 +20,8 @@ def networks(X, y, n, width, *, depth=1, activation="relu", gamma0=1.5, beta=20.
 def test_one_datum_has_the_exact_kernel_of_its_width():
     N, n, gamma0, beta, y = 64, 160, 1.5, 20.0, 1.3
     nets = networks([[1.0]], [y], n, N, gamma0=gamma0, beta=beta)
-    draws = [snapshot.kernels[:, 0, 0, 0] for snapshot in nets.draw(25)]
+    snapshots = nets.draw(25)
+    draws = [np.square(np.maximum(snapshot.eps[0], 0)).mean(axis=(1, 2)) for snapshot in snapshots]
     # Half of the neurons are silent; k others have a chi^2_k.
     total = np.linspace(1e-3, 6 * N, 40001)
     k = np.arange(1, N + 1)
@@ -35,6 +36,11 @@ def test_one_datum_has_the_exact_kernel_of_its_width():
         error = each.std(ddof=1) / np.sqrt(n)
         assert error < 0.01 * expected
         assert abs(each.mean() - expected) < 4 * error
+    # What prior draws among the neurons add to the noise is not in the kernels.
+    kernels = np.array([snapshot.kernels[:, 0, 0, 0] for snapshot in snapshots])
+    each = kernels.mean(axis=0)
+    assert abs(each.mean() - density @ (total / N)) < 4 * each.std(ddof=1) / np.sqrt(n)
+    assert kernels.var() < 0.9 * np.var(draws)
 
 
 @pytest.mark.parametrize(("activation", "depth"), [("relu", 1), ("tanh", 2)])
@@ -81,6 +87,31 @@ def test_snapshots_hold_kernels_and_error_signals_of_their_neurons():
         np.testing.assert_allclose(phi.T @ phi / 64, Phi[1], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose((0.5 * Phi[1] + np.eye(3) / 20) @ snapshot.V[n], Y, atol=1e-4)
         assert first.shape == (64, 3)
+
+
+def test_kernels_of_one_hidden_layer_leave_out_what_averages_to_zero():
+    rng = np.random.default_rng(6)
+    X, Y = rng.standard_normal((3, 4)), rng.standard_normal((3, 2))
+    gamma0, beta, g, N = 1.1, 6.0, (1.2, 0.7), 5
+    nets = networks(X, Y, 3, N, activation="erf", gamma0=gamma0, beta=beta, prior_variances=g)
+    snapshot = nets.draw(1)[0]
+    C = g[0] * X @ X.T / 4
+    lazy = 2 / np.pi * np.arcsin(2 * C / np.sqrt(np.outer(1 + 2 * np.diag(C), 1 + 2 * np.diag(C))))
+    root = Task.checked(X, Y, None, 1, gamma0, beta, "erf", g).problem.root
+    np.testing.assert_allclose(root @ root.T, C, atol=1e-12)
+    for n, eps in enumerate(snapshot.eps[0].astype(float)):
+        phi = special.erf(eps @ root.T)
+        M = g[1] * phi.T @ phi / N + np.eye(3) / beta
+        np.testing.assert_allclose(M @ snapshot.V[n], Y, atol=1e-4)
+
+        def energy(kernel):
+            return N * gamma0**2 / 2 * np.trace(Y.T @ np.linalg.solve(kernel, Y)) + np.linalg.slogdet(kernel)[1]
+
+        # The tilt of a neuron is what leaving it out costs.
+        without = [M - g[1] * np.outer(f, f) / N for f in phi]
+        weights = np.array([np.exp(energy(M) - energy(rest)) for rest in without])
+        vanishing = np.einsum("i,ipq->pq", weights, phi[:, :, None] * phi[:, None, :] - lazy) / N
+        np.testing.assert_allclose(snapshot.kernels[n, 0], phi.T @ phi / N - vanishing, atol=1e-4)
 
 
 def test_networks_climb_to_their_problem_and_start_where_they_are_told():

@@ -188,7 +188,10 @@ def test_pilots_on_different_solutions_are_noticed():
 
 def test_extrapolation_removes_what_falls_like_the_inverse_width():
     limit, slope = np.arange(4.0).reshape(2, 2), np.array([[3.0, -1.0], [2.0, 0.5]])
-    np.testing.assert_allclose(module._extrapolated(limit + slope / 128, limit + slope / 512), limit, atol=1e-14)
+    for ratio in (4, 8):
+        np.testing.assert_allclose(
+            module._extrapolated(limit + slope * ratio / 512, limit + slope / 512, ratio), limit, atol=1e-14
+        )
 
 
 def test_the_pilot_with_most_company_is_followed():
