@@ -2,9 +2,9 @@ r"""The adaptive kernels as averages over networks of two widths, extrapolated t
 
 Narrow networks, the pilots, climb from weak feature learning at the final temperature and settle. Their neurons at several
 times make all wide and narrow networks. With more than one hidden layer there may be several solutions, where a symmetry breaks;
-narrow networks leave those of larger action soonest, and one pilot decides. With widths N and N/k averages are a + b/N + O(1/N^2),
-so that a = wide + (wide - narrow)/(k - 1); trajectories are averaged until the spread over networks, which share nothing but
-their step and the pilot they come from, is what was asked for.
+narrow networks leave those of larger action soonest, and one pilot decides. With widths N and N/k, averages are
+a + b/N + O(1/N^2), so that a = wide + (wide - narrow)/(k - 1); trajectories are averaged until the spread over networks, which
+share nothing but their step and the pilot they come from, is what was asked for.
 
 The kernels are <Phi_N> extrapolated, and V solves (g_w Phi + T) V = Y with them. <V_N>, whose equation
 <g_w Phi_N V_N> + T <V_N> = Y holds with the fluctuations of Phi_N, is farther from infinite width. How badly it solves the
