@@ -32,6 +32,8 @@ _RELEASE, _RELEASE_PROBABILITY = 0.35, 0.1
 _FEWEST_KICKS = 3
 _SHORTEST_REACH = 0.1
 _DESCENT_START = 1e-4
+# Streams of random numbers: chains can be shared out among threads without results knowing.
+_STREAMS = 32
 
 
 class HamiltonianSampler:
@@ -70,7 +72,7 @@ class HamiltonianSampler:
         self.target = target
         self.weights = weights
         self.rng = rng
-        self._rngs = rng.spawn(len(weights[0]))
+        self._rngs = rng.spawn(min(len(weights[0]), _STREAMS))
         self.passes = 0
         self._momenta = [np.empty_like(W) for W in weights]
         self._saved = [np.empty_like(W) for W in weights]
@@ -143,19 +145,22 @@ class HamiltonianSampler:
 
     def _trajectory(self, target: Posterior, step: float, kicks: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Move all chains by `kicks` steps; return the total energy per chain before and after."""
-        parts = side_by_side(lambda part: self._integrated(target, step, kicks, part), len(self.weights[0]))
+        parts = side_by_side(lambda part: self._integrated(target, step, kicks, part), len(self._rngs))
         self.passes += kicks + 1
         before, after = (np.concatenate(energies) for energies in zip(*parts, strict=True))
         return before, after
 
     def _integrated(
-        self, target: Posterior, step: float, kicks: int, chains: slice
+        self, target: Posterior, step: float, kicks: int, streams: slice
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Chains whose momenta these streams of random numbers draw."""
+        edges = [index * len(self.weights[0]) // len(self._rngs) for index in range(streams.start, streams.stop + 1)]
+        chains = slice(edges[0], edges[-1])
         weights, momenta = [W[chains] for W in self.weights], [p[chains] for p in self._momenta]
-        for W, old, p in zip(weights, self._saved, momenta, strict=True):
-            np.copyto(old[chains], W)
-            for rng, momentum in zip(self._rngs[chains], p, strict=True):
-                standard_normal(rng, momentum)
+        for W, old, p in zip(self.weights, self._saved, self._momenta, strict=True):
+            np.copyto(old[chains], W[chains])
+            for rng, first, last in zip(self._rngs[streams], edges, edges[1:], strict=False):
+                standard_normal(rng, p[first:last])
         before = 0.5 * squared_norms([*weights, *momenta]).sum(axis=1)
         # A diverging trajectory overflows; its energy is then not finite and it is rejected.
         with np.errstate(over="ignore", invalid="ignore"):

@@ -48,7 +48,7 @@ _FIRST, _RESTARTS, _LEAST, _MOST = 24, 4, 8, 400
 # By which the number of trajectories grows at most before errors are looked at again, and for how many doubts are waited for.
 _GROWTH, _PATIENCE = 1.5, 120
 # Activations of neurons kept per layer. Kernels are averaged over all.
-_KEPT = 2**23
+_KEPT = 2**22
 # Differences between halves of a run this unlikely are waited for, and reported where waiting did not help.
 _SUSPICIOUS, _DRIFT = 0.05, 1e-3
 _LARGEST_RHAT = 1.3

@@ -43,35 +43,38 @@ def pooled(ensemble: Ensemble, tol: float, most: int, rng: np.random.Generator) 
         population.frozen = True
     problem, particles = ensemble.problem, len(ensemble.populations[0].x)
     assert ensemble.law is not None
-    law, snapshots = ensemble.law, list[list[SampledLayer]]()
+    law = ensemble.law
 
-    def gather(count: int) -> None:
+    def gathered(before: list[list[SampledLayer]], count: int) -> list[SampledLayer]:
+        """Layers of all snapshots, those of a group together."""
+        taken = before
         for _ in range(count):
             for _ in range(_SPACING):
                 # The law need not be the solution's: weights make good what is between them.
                 ensemble.wander(law)
-            snapshots.append(ensemble.layers)
+            taken.append(ensemble.layers)
+        return [SampledLayer.joined(history, ensemble.groups) for history in zip(*taken, strict=True)]
 
     largest = max(most // particles, _FIRST_SNAPSHOTS)
-    gather(_FIRST_SNAPSHOTS)
+    layers = gathered([], _FIRST_SNAPSHOTS)
     restarts = 0
     while True:
-        count = len(snapshots)
-        # Snapshots of a group stand together.
-        layers = [SampledLayer.joined(history, ensemble.groups) for history in zip(*snapshots, strict=True)]
+        count = layers[0].snapshots
         found = pooled_solution(problem, layers, ensemble.state, _LEAST_EFFECTIVE)
         average = averaged(problem, layers, found, _LEAST_EFFECTIVE)
         drifting = _drifts(average, ensemble, count)
+        needed = max(average.needed(tol), count * particles)
         if drifting and restarts < _RESTARTS:
             restarts += 1
-            del snapshots[: count // 2]
-            gather(count)
-            continue
-        needed = max(average.needed(tol), count * particles)
-        if needed <= count * particles or count >= largest:
+            layers, more = [layer.late() for layer in layers], count
+        elif needed <= count * particles or count >= largest:
             break
-        # A little more than the estimate asks for, which is itself uncertain by a fifth.
-        gather(min(math.ceil(1.1 * needed / particles), largest) - count)
+        else:
+            # A little more than the estimate asks for, which is itself uncertain by a fifth.
+            more = min(math.ceil(1.1 * needed / particles), largest) - count
+        # Before particles are there twice.
+        del average, found
+        layers = gathered([layers], more)
     lobes, doubts = _lobes_represented(ensemble, average, rng)
     if drifting:
         doubts.append("averages still drift; try more particles or samples")

@@ -61,14 +61,25 @@ class SampledLayer:
 
     @classmethod
     def joined(cls, history: Sequence[SampledLayer], groups: int) -> SampledLayer:
-        """Snapshots of one layer whose particles fall into equal groups."""
+        """Snapshots of one layer, some of them joined already, whose particles fall into equal groups."""
 
         def join(parts: list[Any]) -> Any:
             cut = [part.reshape(groups, -1, *part.shape[1:]) for part in parts]
             return np.concatenate([part[group] for group in range(groups) for part in cut])
 
         eps, squared = join([layer.eps for layer in history]), join([layer.squared for layer in history])
-        return cls(eps, squared, join([layer.reference for layer in history]), groups, len(history))
+        snapshots = sum(layer.snapshots for layer in history)
+        return cls(eps, squared, join([layer.reference for layer in history]), groups, snapshots)
+
+    def late(self) -> SampledLayer:
+        """The later half of snapshots."""
+
+        def half(values: Any) -> Any:
+            each = values.reshape(self.groups, self.snapshots, -1, *values.shape[1:])
+            return np.ascontiguousarray(each[:, self.snapshots // 2 :]).reshape(-1, *values.shape[1:])
+
+        count = self.snapshots - self.snapshots // 2
+        return replace(self, eps=half(self.eps), squared=half(self.squared), reference=half(self.reference), snapshots=count)
 
     def beside(self, other: SampledLayer) -> SampledLayer:
         """More independent samples of the same proposal."""
