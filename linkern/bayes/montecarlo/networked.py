@@ -41,7 +41,8 @@ _RATIOS = 8, 4
 _PER_POINT, _LEAST_WIDTH = 5, 512
 # gamma0 of the first rung over the last, rungs, pilots, and trajectories that they and then all others settle for.
 _START, _RUNGS, _PILOTS, _PILOT, _SETTLING = 0.1, 50, 4, 50, 10
-# Where kicks are long, trajectories are cheap: as many as these kicks times their angle, if that is more.
+# Where kicks are long, trajectories are cheap: as many as these kicks times their angle, if that is more; of pilots only where
+# they have to choose among solutions.
 _PILOT_KICKS, _SETTLING_KICKS = 3000, 800
 # Trajectories of the first average, how often half may be dropped, and how many there are at least and, by default, at most.
 _FIRST, _RESTARTS, _LEAST, _MOST = 24, 4, 8, 400
@@ -52,8 +53,8 @@ _KEPT = 2**22
 # Differences between halves of a run this unlikely are waited for, and reported where waiting did not help.
 _SUSPICIOUS, _DRIFT = 0.05, 1e-3
 _LARGEST_RHAT = 1.3
-# Parts of a pilot's run, of how many trajectories at least, and the share by which pilots may differ.
-_BLOCKS, _DRAWS, _MATTERS = 4, 32, 0.03
+# Parts of a pilot's run, and the share by which pilots may differ.
+_BLOCKS, _MATTERS = 4, 0.03
 _LEAST_EFFECTIVE = 0.5
 # Of differences: share of the mean that counts as none, whatever its significance.
 _NONE = 1e-6
@@ -195,19 +196,24 @@ def _arrived(
 ) -> tuple[_Run, _Run, list[str]]:
     """Wide and narrow networks with the histories of a first average, and what speaks against where they started."""
     problem, rngs = task.problem, rng.spawn(3)
-    ratio = _RATIOS[problem.depth > 1]
+    deep = problem.depth > 1
+    ratio = _RATIOS[deep]
     nets = Networks(problem, width // ratio, rngs[0], networks=_PILOTS)
     nets.climb(min(task.first, _START * problem.gamma0), _RUNGS, record)
     nets.settle(_PILOT)
-    nets.settle(max(math.ceil(_PILOT_KICKS * nets.step) - _PILOT, 0))
-    pilots = _Run(problem, nets, nets.draw(max(ratio, _DRAWS // networks) * networks))
-    chosen = [_medoid(pilots.kernels)] if problem.depth > 1 else list(range(_PILOTS))
+    if deep:
+        nets.settle(max(math.ceil(_PILOT_KICKS * nets.step) - _PILOT, 0))
+    # Every network has its own times, or its own pilot.
+    stride = networks if deep else math.ceil(networks / _PILOTS)
+    pilots = _Run(problem, nets, nets.draw(ratio * stride))
+    chosen = [_medoid(pilots.kernels)] if deep else list(range(_PILOTS))
 
     def start(times: int) -> tuple[Samples, ...]:
         """All networks, each of the neurons of one pilot at as many times."""
         made = []
         for k in range(networks):
-            own = [[eps[chosen[k % len(chosen)]] for eps in state] for state in pilots.eps[k::networks][:times]]
+            late, pilot = divmod(k, len(chosen))
+            own = [[eps[chosen[pilot]] for eps in state] for state in pilots.eps[late::stride][:times]]
             made.append([np.concatenate(parts) for parts in zip(*own, strict=True)])
         return tuple(np.stack(layer) for layer in zip(*made, strict=True))
 
