@@ -29,7 +29,6 @@ from linkern.bayes.montecarlo.outcome import Outcome, relative_errors
 from linkern.bayes.montecarlo.saddle import Problem
 from linkern.bayes.montecarlo.task import Task
 from linkern.networks.diagnostics import split_rhat
-from linkern.numerics.threads import blas_in_one_thread
 
 __all__ = ["networked", "width_for"]
 
@@ -140,10 +139,9 @@ def networked(
         if report is not None:
             report(path[-1])
 
-    with blas_in_one_thread():
-        wide, narrow, doubts = _arrived(task, networks, width, rng, record)
-        average = _precise(problem, wide, narrow, tol, largest, keep)
-        sample, sections, mismatch = network_sites(problem, wide.eps, average.kernels, average.parts)
+    wide, narrow, doubts = _arrived(task, networks, width, rng, record)
+    average = _precise(problem, wide, narrow, tol, largest, keep)
+    sample, sections, mismatch = network_sites(problem, wide.eps, average.kernels, average.parts)
     V = _extrapolated(narrow.V, wide.V, wide.nets.width / narrow.nets.width)
     return Outcome(
         problem=problem,

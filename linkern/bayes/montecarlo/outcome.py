@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from linkern.bayes.montecarlo.lobes import LobeCheck
 from linkern.bayes.montecarlo.saddle import Found, Problem, State, solve_on
 from linkern.bayes.montecarlo.samples import SampledLayer
 from linkern.bayes.montecarlo.sites import SaddleSample, SiteEnsemble
+from linkern.numerics.threads import side_by_side
 
 __all__ = ["Average", "Outcome", "averaged", "pareto_k", "pooled_solution", "relative_errors", "strength"]
 
@@ -122,8 +124,9 @@ def pooled_solution(problem: Problem, layers: Sequence[SampledLayer], start: Sta
 
 def averaged(problem: Problem, layers: Sequence[SampledLayer], found: Found, least_effective: float) -> Average:
     """Solve on every group of samples from the solution on all."""
-    groups = [
-        solve_on(
+
+    def solved(index: int) -> Found:
+        return solve_on(
             problem,
             [layer.group(index) for layer in layers],
             found.state,
@@ -132,8 +135,9 @@ def averaged(problem: Problem, layers: Sequence[SampledLayer], found: Found, lea
             max_steps=_MAPS,
             least_effective=least_effective,
         )
-        for index in range(layers[0].groups)
-    ]
+
+    parts = side_by_side(lambda some: [solved(index) for index in range(some.start, some.stop)], layers[0].groups)
+    groups = list(chain.from_iterable(parts))
     return Average(problem, list(layers), found, groups, relative_errors(found.kernels, [group.kernels for group in groups]))
 
 

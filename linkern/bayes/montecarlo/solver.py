@@ -32,6 +32,7 @@ from linkern.bayes.montecarlo.saddle import Problem
 from linkern.bayes.montecarlo.sites import SaddleSample
 from linkern.bayes.montecarlo.solution import MonteCarloSolution
 from linkern.bayes.montecarlo.task import Task
+from linkern.numerics.threads import blas_in_one_thread
 from linkern.solution import ConvergenceError, Status
 
 __all__ = ["solve_montecarlo"]
@@ -154,17 +155,18 @@ def solve_montecarlo(
     most = affordable if max_samples is None else checks.integer_at_least("max_samples", max_samples)
     run_rng, draw_rng, network_rng = checks.random_generator(rng).spawn(3)
     outcome = None
-    for kind in _order(task, method):
-        if kind == "importance":
-            found = _by_importance(task, tol, most, run_rng, callback, patient=method == "importance")
-        elif kind == "networks":
-            width = width_for(P) if particles is None else 32 * math.ceil(count / (32 * GROUPS))
-            found = networked(task, tol, max_samples, network_rng, callback, networks=GROUPS, width=width)
-        else:
-            found = _by_particles(task, count, tol, most, (run_rng, draw_rng), callback, required=method == "particles")
-        outcome = found or outcome
-        if found is not None and not found.doubts and not _failures(found):
-            break
+    with blas_in_one_thread():
+        for kind in _order(task, method):
+            if kind == "importance":
+                found = _by_importance(task, tol, most, run_rng, callback, patient=method == "importance")
+            elif kind == "networks":
+                width = width_for(P) if particles is None else 32 * math.ceil(count / (32 * GROUPS))
+                found = networked(task, tol, max_samples, network_rng, callback, networks=GROUPS, width=width)
+            else:
+                found = _by_particles(task, count, tol, most, (run_rng, draw_rng), callback, required=method == "particles")
+            outcome = found or outcome
+            if found is not None and not found.doubts and not _failures(found):
+                break
     if outcome is None:
         raise ConvergenceError("solve_montecarlo: proposals do not cover the neurons' law; try another method")
     seed = int(rng) if isinstance(rng, Integral) else None
