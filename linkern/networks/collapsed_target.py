@@ -236,11 +236,11 @@ class CollapsedPosterior:
         deviation = np.sqrt(np.square(root).sum(axis=-2, keepdims=True))
         width = np.maximum(window * deviation, _SMALLEST_WINDOW).astype(h.dtype, copy=False)
         if self.activation.degree == 1:
-            # The share of the window above the kink, between the two slopes.
-            below, above = -float(self.activation.value(np.array(-1.0))), float(self.activation.value(np.array(1.0)))
-            slope = h * (0.5 * (above - below) / width)
-            slope += 0.5 * (above + below)
-            return np.clip(slope, below, above, out=slope)
+            # The same ratio: from the slope on the left to that on the right of the only kink, linearly.
+            left, right = (sign * float(self.activation.value(np.array(sign))) for sign in (-1.0, 1.0))
+            slope = h * (0.5 * (right - left) / width)
+            slope += 0.5 * (right + left)
+            return np.clip(slope, min(left, right), max(left, right), out=slope)
         return np.asarray((self.activation.value(h + width) - self.activation.value(h - width)) / (2.0 * width))
 
 

@@ -8,6 +8,7 @@ acceptance makes the sampled posterior exact at every width.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -159,8 +160,8 @@ class HamiltonianSampler:
         weights, momenta = [W[chains] for W in self.weights], [p[chains] for p in self._momenta]
         for W, old, p in zip(self.weights, self._saved, self._momenta, strict=True):
             np.copyto(old[chains], W[chains])
-            for rng, first, last in zip(self._rngs[streams], edges, edges[1:], strict=False):
-                standard_normal(rng, p[first:last])
+            for rng, ends in zip(self._rngs[streams], pairwise(edges), strict=True):
+                standard_normal(rng, p[slice(*ends)])
         before = 0.5 * squared_norms([*weights, *momenta]).sum(axis=1)
         # A diverging trajectory overflows; its energy is then not finite and it is rejected.
         with np.errstate(over="ignore", invalid="ignore"):

@@ -106,6 +106,22 @@ def test_averaged_force_accepts_longer_steps_across_kinks():
     assert acceptance[1] > acceptance[0] + 0.2
 
 
+@pytest.mark.parametrize("slopes", [(0.0, 1.0), (0.2, 1.0), (0.0, -1.0), (-1.0, 1.0), (1.0, 0.3)])
+def test_averaged_force_of_degree_one_is_that_of_any_function(slopes):
+    left, right = slopes
+
+    def value(h):
+        return np.where(h > 0, right * h, left * h)
+
+    forces = []
+    for degree in (1.0, None):
+        chosen, state = target(from_function(value, degree=degree), (12, 9))
+        chosen.window = 0.3
+        forces.append([part for _, part, _ in chosen.gradient_factors(state, chosen.forward(state))])
+    for one, other in zip(*forces, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12)
+
+
 def assert_within(estimate, truth, precision, variance=0.0):
     """At most four standard errors off, and precise."""
     error = np.sqrt(np.square(estimate.standard_error) + variance)

@@ -50,6 +50,8 @@ def carry(phi: Samples, kernel: Floats, columns: Floats | None = None, tol: floa
         F, s = np.eye(P), x
     else:
         F = linalg.orth(root @ columns)
+        if not F.size:
+            return Carried(np.full(S, 1 / S), 0.0)
         s = x @ F.astype(x.dtype)
     # The data that weights are to have, in units in which the kernel is 1.
     unit = inverse @ root @ F

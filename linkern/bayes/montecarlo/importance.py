@@ -102,7 +102,7 @@ class Proposals:
             effective = self.path[-1].effective
             loss = min(effective / self.path[-2].effective, 1.0)
             if not patient and effective * loss ** (count - step) < _LEAST_CLIMBED:
-                raise LostError
+                raise OutOfReachError
 
     def rung(self, gamma0: float, temperature: float, halvings: int = _HALVINGS) -> None:
         """Solve at these parameters, or at intermediate ones first, and fit the mixtures to the solution."""

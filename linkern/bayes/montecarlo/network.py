@@ -9,7 +9,8 @@ Given all others, a neuron of the last layer follows the prior tilted by exp(tau
 
     tau = gamma0^2 g_w |V^T phi|^2 / (2 (1 - t)) + (O/2) ln(1 - t),   t = g_w phi^T M^{-1} phi / N,
 
-so that <(phi phi^T - Phi^L_lazy) exp(-tau)> = 0 at every width: prior draws among the neurons need not be averaged over.
+by the change of the potential when it is left out (Sherman and Morrison's formula for M). With one hidden layer the prior is
+known, and <(phi phi^T - Phi_lazy) exp(-tau)> = 0 at every width: prior draws among the neurons need not be averaged over.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Snapshot(NamedTuple):
     Attributes
     ----------
     kernels : (n, L, P, P) array
-        Phi^1, .., Phi^L; with one hidden layer less what averages to zero, which halves the noise.
+        Phi^1, .., Phi^L; with one hidden layer less what averages to zero.
     V : (n, P, O) array
         Error signals.
     eps : tuple of (n, N, r_l) float32 arrays

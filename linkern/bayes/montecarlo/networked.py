@@ -70,6 +70,8 @@ class _Run:
     Attributes
     ----------
     nets : Networks
+    deep : bool
+        More than one hidden layer.
     count : int
         Snapshots averaged over.
     tables : list of (L + 1, n) arrays
@@ -79,7 +81,7 @@ class _Run:
     """
 
     def __init__(self, problem: Problem, nets: Networks, history: Sequence[Snapshot]) -> None:
-        self.nets, self._Y = nets, problem.Y
+        self.nets, self._Y, self.deep = nets, problem.Y, problem.depth > 1
         self.count = 0
         self.tables: list[Floats] = []
         self.eps: list[tuple[Samples, ...]] = []
@@ -184,7 +186,8 @@ def _precise(problem: Problem, wide: _Run, narrow: _Run, tol: float, largest: in
         if (needed <= count and not doubtful) or count >= largest:
             return _Average(kernels, parts, errors, needed)
         # The error of a short run is uncertain by a fifth and more.
-        target = min(math.ceil(_GROWTH * count if doubtful else 1.1 * needed), math.ceil(_GROWTH * count), largest)
+        wanted = _GROWTH * count if doubtful else min(1.1 * needed, _GROWTH * count)
+        target = min(math.ceil(wanted), largest)
         for run in (narrow, wide):
             run.extend(target, keep)
 
@@ -217,8 +220,11 @@ def _arrived(
 
     wide = _settled(problem, nets.step * ratio**-0.25, start(ratio), rngs[1])
     narrow = _settled(problem, nets.step, start(1), rngs[2])
-    several = "pilot networks differ: there are several solutions, of which this is one, or they settle too slowly"
-    return wide, narrow, [several] if _apart(pilots.tables) else []
+    doubts = []
+    if _apart(pilots.tables):
+        several = "there are several solutions, of which this is one, or " if deep else ""
+        doubts.append(f"pilot networks differ: {several}they settle too slowly")
+    return wide, narrow, doubts
 
 
 def _medoid(kernels: Floats) -> int:
@@ -289,5 +295,7 @@ def _doubts(run: _Run) -> list[str]:
         doubts.append(f"averages over networks of width {run.nets.width} still drift; try more samples")
     rhat = _largest_rhat(run.tables)
     if rhat > _LARGEST_RHAT:
-        doubts.append(f"networks of width {run.nets.width} disagree, R-hat = {rhat:.2f}: several solutions, or too few samples")
+        # With one hidden layer the solution is unique.
+        reason = "several solutions, or too few samples" if run.deep else "too few samples"
+        doubts.append(f"networks of width {run.nets.width} disagree, R-hat = {rhat:.2f}: {reason}")
     return doubts

@@ -80,3 +80,10 @@ def test_rounding_of_single_precision_is_no_direction():
     w, error = carry(phi, 1.02 * average(phi.astype(float), np.full(len(phi), 1 / len(phi))) + noise + noise.T)
     assert error < 2e-3
     assert w.max() < 3 / len(w)
+
+
+def test_columns_that_the_kernel_does_not_reach_need_no_weights():
+    phi = np.hstack([samples(P=2, seed=7), np.zeros((4000, 1))])
+    w, error = carry(phi, 1.1 * average(phi, np.full(len(phi), 1 / len(phi))), np.array([[0.0], [0.0], [1.0]]))
+    np.testing.assert_array_equal(w, 1 / len(phi))
+    assert error == 0
