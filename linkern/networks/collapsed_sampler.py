@@ -20,6 +20,9 @@ _STEPS = (1e-3, 0.75)
 _TARGET_ACCEPTANCE = 0.7
 _TRAJECTORY = (1.0, 2.1)
 _EARLY_KICKS = 10
+# Activations and entries of kernels of all chains from which on threads gain: with fewer they wait for the interpreter, and took
+# up to twice as long.
+_WORTH_THREADS = 2 * 10**5
 
 
 class CollapsedSampler(HamiltonianSampler):
@@ -38,6 +41,8 @@ class CollapsedSampler(HamiltonianSampler):
         super().__init__(cast(Posterior, target), start, rng, step=_FIRST_STEP if step is None else step, descent=0)
         self._adaptive = step is None
         self._collapsed = target
+        points = len(target.Y)
+        self._shared_out = len(start[0]) * points * sum(width + points for width in target.widths) >= _WORTH_THREADS
 
     def adapt_afresh(self) -> None:
         """Forget how well the step is known: the target has changed."""

@@ -1,16 +1,19 @@
 r"""Wide but finite networks of any depth as samples of single neurons: no saddle point has to be found.
 
-The posterior of the preactivations, every weight integrated out (`networks.collapsed_target`), is sampled by Hamiltonian
+The posterior of the preactivations, inner weights integrated out (`networks.collapsed_target`), is sampled by Hamiltonian
 trajectories. At large N its neurons follow the laws of the saddle point, but kernels and error signals answer to all neurons at
 once: a signal too large in directions without neurons calls them in and shrinks, where one that solves the equations on given
 particles would stay. Averages differ from those of infinite width by O(1/N).
 
-Given all others, a neuron of the last layer follows the prior tilted by exp(tau), where with M = g_w Phi^L + T
+Infinite width does not tell readouts at their mode from an average over them. With one hidden layer the mode costs half and left
+kernels as near to infinite width or twice as near; with two they were up to twice as far, and readouts are averaged over.
 
-    tau = gamma0^2 g_w |V^T phi|^2 / (2 (1 - t)) + (O/2) ln(1 - t),   t = g_w phi^T M^{-1} phi / N,
+With one hidden layer and given all others, a neuron follows the prior tilted by exp(tau), where with M = g_w Phi + T
 
-by the change of the potential when it is left out (Sherman and Morrison's formula for M). With one hidden layer the prior is
-known, and <(phi phi^T - Phi_lazy) exp(-tau)> = 0 at every width: prior draws among the neurons need not be averaged over.
+    tau = gamma0^2 g_w |V^T phi|^2 / (2 (1 - t)),   t = g_w phi^T M^{-1} phi / N,
+
+by the change of the potential when it is left out (Sherman and Morrison's formula for M). So at every width
+<(phi phi^T - Phi_lazy) exp(-tau)> = 0: prior draws among the neurons need not be averaged over.
 """
 
 from __future__ import annotations
@@ -89,6 +92,7 @@ class Networks:
             beta=1 / problem.temperature,
             activation=problem.laws[0].activation,
             prior_variances=problem.variances,
+            averaged=problem.depth > 1,
         )
         state = [eps.copy() for eps in start] or self._target.prior_draws(networks, rng, np.float32)
         self._sampler = CollapsedSampler(self._target, state, rng)
@@ -151,6 +155,6 @@ class Networks:
         t = (g / self.width) * np.einsum("nip,nip->ni", phi @ passed.precision.astype(phi.dtype), phi)
         share = np.clip(1 - t.astype(np.float64), _LEAST_SHARE, 1.0)
         signals = np.square(phi @ V).sum(axis=-1, dtype=np.float64)
-        weights = np.exp(-(target.gamma0**2) * g * signals / (2 * share)) * share ** (-target.outputs / 2)
+        weights = np.exp(-(target.gamma0**2) * g * signals / (2 * share))
         second = (phi * weights[..., None].astype(phi.dtype)).swapaxes(1, 2) @ phi
         return np.asarray(second / self.width - weights.mean(axis=1)[:, None, None] * self._lazy)

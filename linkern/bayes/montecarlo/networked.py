@@ -1,10 +1,11 @@
 r"""The adaptive kernels as averages over networks of two widths, extrapolated to infinite width.
 
 Narrow networks, the pilots, climb from weak feature learning at the final temperature and settle. Their neurons at several
-times make all wide and narrow networks. With more than one hidden layer there may be several solutions, where a symmetry breaks;
-narrow networks leave those of larger action soonest, and one pilot decides. With widths N and N/k, averages are
-a + b/N + O(1/N^2), so that a = wide + (wide - narrow)/(k - 1); trajectories are averaged until the spread over networks, which
-share nothing but their step and the pilot they come from, is what was asked for.
+times make all wide and narrow networks. With one hidden layer every pilot has heirs; what slowly changes in their neurons then
+shows as a spread. With more there may be several solutions, where a symmetry breaks; narrow networks leave those of larger action
+soonest, and one pilot decides. With widths N and N/k, averages are a + b/N + O(1/N^2), so that
+a = wide + (wide - narrow)/(k - 1); trajectories are averaged until the spread over networks, which share nothing but their step
+and where they come from, is what was asked for.
 
 The kernels are <Phi_N> extrapolated, and V solves (g_w Phi + T) V = Y with them. <V_N>, whose equation
 <g_w Phi_N V_N> + T <V_N> = Y holds with the fluctuations of Phi_N, is farther from infinite width. How badly it solves the
@@ -37,16 +38,21 @@ Floats = NDArray[np.float64]
 # Wide over narrow with one hidden layer and with more, where narrow networks are farther from linear in 1/N and noise is less.
 _RATIOS = 8, 4
 # N over P, and the least N.
-_PER_POINT, _LEAST_WIDTH = 5, 512
+_PER_POINT, _LEAST_WIDTH = 4, 512
 # gamma0 of the first rung over the last, rungs, pilots, and trajectories that they and then all others settle for.
 _START, _RUNGS, _PILOTS, _PILOT, _SETTLING = 0.1, 50, 4, 50, 10
 # Where kicks are long, trajectories are cheap: as many as these kicks times their angle, if that is more; of pilots only where
 # they have to choose among solutions.
 _PILOT_KICKS, _SETTLING_KICKS = 3000, 800
+# Trajectories that wide networks of one hidden layer settle for, those between two of their states that become two networks, and
+# those that these and narrow ones, which have settled as pilots, take then.
+_FOREGOING, _APART, _REFRESHING = 30, 5, 5
 # Trajectories of the first average, how often half may be dropped, and how many there are at least and, by default, at most.
 _FIRST, _RESTARTS, _LEAST, _MOST = 24, 4, 8, 400
 # By which the number of trajectories grows at most before errors are looked at again, and for how many doubts are waited for.
 _GROWTH, _PATIENCE = 1.5, 120
+# Snapshots per snapshot asked for that are enough: errors are not known to a twentieth.
+_ENOUGH = 1.1
 # Activations of neurons kept per layer. Kernels are averaged over all.
 _KEPT = 2**22
 # Differences between halves of a run this unlikely are waited for, and reported where waiting did not help.
@@ -77,11 +83,11 @@ class _Run:
     tables : list of (L + 1, n) arrays
         Tr(Y^T V) and Tr(Y^T Phi^l Y) of every snapshot and network.
     eps : list of tuples
-        Neurons of some snapshots.
+        Neurons of `keep` snapshots at most.
     """
 
-    def __init__(self, problem: Problem, nets: Networks, history: Sequence[Snapshot]) -> None:
-        self.nets, self._Y, self.deep = nets, problem.Y, problem.depth > 1
+    def __init__(self, problem: Problem, nets: Networks, history: Sequence[Snapshot], keep: int) -> None:
+        self.nets, self._Y, self.deep, self._keep = nets, problem.Y, problem.depth > 1, keep
         self.count = 0
         self.tables: list[Floats] = []
         self.eps: list[tuple[Samples, ...]] = []
@@ -96,14 +102,14 @@ class _Run:
             self.eps.append(snapshot.eps)
             self._kernels = self._kernels + snapshot.kernels
             self._V = self._V + snapshot.V
+        if len(self.eps) > self._keep:
+            self.eps = [self.eps[index] for index in np.linspace(0, len(self.eps) - 1, self._keep).astype(int)]
 
-    def extend(self, count: int, keep: int) -> None:
-        """Draw up to `count` snapshots, but keep the neurons of `keep` of them only."""
+    def extend(self, count: int) -> None:
+        """Draw up to `count` snapshots."""
         while self.count < count:
             # A few at a time: neurons take memory.
             self.add(self.nets.draw(min(_FIRST, count - self.count)))
-            if len(self.eps) > keep:
-                self.eps = [self.eps[index] for index in np.linspace(0, len(self.eps) - 1, keep).astype(int)]
 
     @property
     def kernels(self) -> Floats:
@@ -141,8 +147,8 @@ def networked(
         if report is not None:
             report(path[-1])
 
-    wide, narrow, doubts = _arrived(task, networks, width, rng, record)
-    average = _precise(problem, wide, narrow, tol, largest, keep)
+    wide, narrow, doubts = _arrived(task, networks, width, rng, keep, record)
+    average = _precise(problem, wide, narrow, tol, largest)
     sample, sections, mismatch = network_sites(problem, wide.eps, average.kernels, average.parts)
     V = _extrapolated(narrow.V, wide.V, wide.nets.width / narrow.nets.width)
     return Outcome(
@@ -174,7 +180,7 @@ class _Average(NamedTuple):
     needed: int
 
 
-def _precise(problem: Problem, wide: _Run, narrow: _Run, tol: float, largest: int, keep: int) -> _Average:
+def _precise(problem: Problem, wide: _Run, narrow: _Run, tol: float, largest: int) -> _Average:
     """Draw until errors are `tol` or there are `largest` snapshots."""
     while True:
         count = wide.count
@@ -183,20 +189,20 @@ def _precise(problem: Problem, wide: _Run, narrow: _Run, tol: float, largest: in
         errors = relative_errors(_with_data(problem, kernels), [_with_data(problem, part) for part in parts])
         needed = max(math.ceil(count * (float(errors.max()) / tol) ** 2), count)
         doubtful = count < _PATIENCE and (_doubts(narrow) or _doubts(wide))
-        if (needed <= count and not doubtful) or count >= largest:
+        if (needed <= _ENOUGH * count and not doubtful) or count >= largest:
             return _Average(kernels, parts, errors, needed)
         # The error of a short run is uncertain by a fifth and more.
-        wanted = _GROWTH * count if doubtful else min(1.1 * needed, _GROWTH * count)
+        wanted = _GROWTH * count if doubtful else min(needed, _GROWTH * count)
         target = min(math.ceil(wanted), largest)
         for run in (narrow, wide):
-            run.extend(target, keep)
+            run.extend(target)
 
 
 def _arrived(
-    task: Task, networks: int, width: int, rng: np.random.Generator, record: Callable[[Snapshot, float], None]
+    task: Task, networks: int, width: int, rng: np.random.Generator, keep: int, record: Callable[[Snapshot, float], None]
 ) -> tuple[_Run, _Run, list[str]]:
     """Wide and narrow networks with the histories of a first average, and what speaks against where they started."""
-    problem, rngs = task.problem, rng.spawn(3)
+    problem, rngs = task.problem, rng.spawn(4)
     deep = problem.depth > 1
     ratio = _RATIOS[deep]
     nets = Networks(problem, width // ratio, rngs[0], networks=_PILOTS)
@@ -204,27 +210,33 @@ def _arrived(
     nets.settle(_PILOT)
     if deep:
         nets.settle(max(math.ceil(_PILOT_KICKS * nets.step) - _PILOT, 0))
-    # Every network has its own times, or its own pilot.
-    stride = networks if deep else math.ceil(networks / _PILOTS)
-    pilots = _Run(problem, nets, nets.draw(ratio * stride))
-    chosen = [_medoid(pilots.kernels)] if deep else list(range(_PILOTS))
-
-    def start(times: int) -> tuple[Samples, ...]:
-        """All networks, each of the neurons of one pilot at as many times."""
-        made = []
-        for k in range(networks):
-            late, pilot = divmod(k, len(chosen))
-            own = [[eps[chosen[pilot]] for eps in state] for state in pilots.eps[late::stride][:times]]
-            made.append([np.concatenate(parts) for parts in zip(*own, strict=True)])
-        return tuple(np.stack(layer) for layer in zip(*made, strict=True))
-
-    wide = _settled(problem, nets.step * ratio**-0.25, start(ratio), rngs[1])
-    narrow = _settled(problem, nets.step, start(1), rngs[2])
+    pilots = nets.draw(networks * ratio if deep else ratio)
+    chosen = [_medoid(np.mean([snapshot.kernels for snapshot in pilots], axis=0))] if deep else list(range(_PILOTS))
+    narrow = Networks(problem, nets.width, rngs[2], start=_merged(pilots, chosen, networks, 1), step=nets.step)
+    step = nets.step * ratio**-0.25
+    if deep:
+        wide = Networks(problem, width, rngs[1], start=_merged(pilots, chosen, networks, ratio), step=step)
+    else:
+        # It takes as long for one network of each pilot, and costs less.
+        nets = Networks(problem, width, rngs[3], start=_merged(pilots, chosen, _PILOTS, ratio), step=step)
+        nets.settle(_FOREGOING)
+        ends = nets.draw(_APART)[:: _APART - 1]
+        wide = Networks(problem, width, rngs[1], start=_merged(ends, chosen, networks, 1), step=nets.step)
     doubts = []
-    if _apart(pilots.tables):
-        several = "there are several solutions, of which this is one, or " if deep else ""
-        doubts.append(f"pilot networks differ: {several}they settle too slowly")
-    return wide, narrow, doubts
+    if deep and _apart([_table(problem.Y, snapshot) for snapshot in pilots]):
+        doubts.append("pilot networks differ: there are several solutions, of which this is one, or they settle too slowly")
+    return _settled(problem, wide, keep), _settled(problem, narrow, keep), doubts
+
+
+def _merged(history: Sequence[Snapshot], chosen: Sequence[int], networks: int, times: int) -> tuple[Samples, ...]:
+    """The neurons of `networks`, each of one of the chosen at `times` times that no other one has."""
+    made, stride = [], len(history) // times
+    for k in range(networks):
+        turn, index = divmod(k, len(chosen))
+        first = turn * stride // math.ceil(networks / len(chosen))
+        own = [[eps[chosen[index]] for eps in snapshot.eps] for snapshot in history[first::stride][:times]]
+        made.append([np.concatenate(parts) for parts in zip(*own, strict=True)])
+    return tuple(np.stack(layer) for layer in zip(*made, strict=True))
 
 
 def _medoid(kernels: Floats) -> int:
@@ -233,17 +245,16 @@ def _medoid(kernels: Floats) -> int:
     return int(np.median(distances.max(axis=-1), axis=1).argmin())
 
 
-def _settled(problem: Problem, step: float, start: tuple[Samples, ...], rng: np.random.Generator) -> _Run:
+def _settled(problem: Problem, nets: Networks, keep: int) -> _Run:
     """Networks that no longer drift, with a first history; what was drawn before is dropped."""
-    nets = Networks(problem, start[0].shape[1], rng, start=start, step=step)
-    nets.settle(max(_SETTLING, math.ceil(_SETTLING_KICKS * step)))
+    nets.settle(max(_SETTLING, math.ceil(_SETTLING_KICKS * nets.step)) if problem.depth > 1 else _REFRESHING)
     history = nets.draw(_FIRST)
     for _ in range(_RESTARTS):
         if _drift([_table(problem.Y, snapshot) for snapshot in history]) > _SUSPICIOUS:
             break
         history = history[len(history) // 2 :]
         history.extend(nets.draw(len(history)))
-    return _Run(problem, nets, history)
+    return _Run(problem, nets, history, keep)
 
 
 def _extrapolated(narrow: Floats, wide: Floats, ratio: float) -> Floats:

@@ -97,7 +97,15 @@ def test_independent_samples_agree():
 @pytest.fixture
 def hurried(monkeypatch):
     """Few trajectories: what is tested does not need networks that have arrived."""
-    for name, value in (("_RUNGS", 4), ("_PILOT", 2), ("_SETTLING", 2), ("_FIRST", 4), ("_LEAST", 4), ("_RESTARTS", 0)):
+    for name, value in (
+        ("_RUNGS", 4),
+        ("_PILOT", 2),
+        ("_SETTLING", 2),
+        ("_FIRST", 4),
+        ("_LEAST", 4),
+        ("_RESTARTS", 0),
+        ("_FOREGOING", 2),
+    ):
         monkeypatch.setattr(module, name, value)
 
 
@@ -158,7 +166,7 @@ def test_networks_that_drift_or_disagree_are_reported():
     nets = types.SimpleNamespace(width=64)
 
     def doubts(shift):
-        return module._doubts(module._Run(problem, nets, history(shift)))
+        return module._doubts(module._Run(problem, nets, history(shift), 5))
 
     assert not doubts(0.0)
     assert "width 64 still drift" in doubts(np.linspace(0, 0.1, 20)[:, None])[0]
@@ -169,8 +177,9 @@ def test_networks_that_drift_or_disagree_are_reported():
 def test_runs_average_over_all_and_keep_some_neurons():
     problem = module.Task.checked(*data(2)[:2], None, 2, 1.0, 8.0, "relu", 1.0).problem
     drawn = history(0.0)
-    run = module._Run(problem, types.SimpleNamespace(draw=lambda count: drawn[5 : 5 + count]), drawn[:5])
-    run.extend(20, 10)
+    run = module._Run(problem, types.SimpleNamespace(draw=lambda count: drawn[5 : 5 + count]), drawn[:5], 10)
+    assert len(run.eps) == 5
+    run.extend(20)
     assert len(run.eps) == 10
     assert run.count == len(run.tables) == 20
     np.testing.assert_allclose(run.kernels, np.mean([snapshot.kernels for snapshot in drawn], axis=0))
@@ -178,6 +187,19 @@ def test_runs_average_over_all_and_keep_some_neurons():
     Y = problem.Y
     expected = [np.trace(Y.T @ drawn[3].V[2]), *(np.trace(Y.T @ drawn[3].kernels[2, l] @ Y) for l in range(2))]
     np.testing.assert_allclose(run.tables[3][:, 2], expected)
+
+
+@pytest.mark.parametrize(("chosen", "networks", "times"), [([0, 1, 2, 3], 8, 1), ([2], 8, 4), ([0, 1, 2, 3], 4, 8)])
+def test_merged_networks_have_neurons_of_one_pilot_and_nothing_in_common(chosen, networks, times):
+    count = networks * times if len(chosen) == 1 else 8
+    label = np.arange(4.0)[:, None, None] + 10 * np.arange(count)[:, None, None, None]
+    drawn = [network.Snapshot(np.zeros(0), np.zeros(0), (of_time * np.ones((4, 3, 2)),)) for of_time in label]
+    (merged,) = module._merged(drawn, chosen, networks, times)
+    assert merged.shape == (networks, 3 * times, 2)
+    sources = [np.unique(neurons) for neurons in merged]
+    assert all(len(source) == times and len(set(source % 10)) == 1 for source in sources)
+    assert len(np.unique(np.concatenate(sources))) == networks * times
+    assert {source[0] % 10 for source in sources} == set(chosen)
 
 
 def test_pilots_on_different_solutions_are_noticed():
@@ -203,4 +225,4 @@ def test_width_follows_points():
     assert width_for(3) == 512
     assert width_for(50) == 512
     assert width_for(100) == 512
-    assert width_for(200) == 1024
+    assert width_for(200) == 896
