@@ -21,7 +21,7 @@ __all__ = ["network_sites"]
 Floats = NDArray[np.float64]
 
 # Neurons per entry of a kernel that can carry all of them.
-_PER_UNKNOWN = 8
+_PER_UNKNOWN = 16
 
 
 def network_sites(
