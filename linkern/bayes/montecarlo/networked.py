@@ -3,7 +3,7 @@ r"""The adaptive kernels as averages over networks of two widths, extrapolated t
 Narrow networks, the pilots, climb from weak feature learning at the final temperature and settle. Their neurons at several
 times make all wide and narrow networks. With one hidden layer every pilot has heirs; what slowly changes in their neurons then
 shows as a spread. With more there may be several solutions, where a symmetry breaks; narrow networks leave those of larger action
-soonest, and one pilot decides. With widths N and N/k, averages are a + b/N + O(1/N^2), so that
+soonest, and of the first wide ones the two most alike have heirs. With widths N and N/k, averages are a + b/N + O(1/N^2), so that
 a = wide + (wide - narrow)/(k - 1); trajectories are averaged until the spread over networks, which share nothing but their step
 and where they come from, is what was asked for.
 
@@ -39,14 +39,11 @@ Floats = NDArray[np.float64]
 _RATIOS = 8, 4
 # N over P, and the least N.
 _PER_POINT, _LEAST_WIDTH = 4, 512
-# gamma0 of the first rung over the last, rungs, pilots, and trajectories that they and then all others settle for.
-_START, _RUNGS, _PILOTS, _PILOT, _SETTLING = 0.1, 50, 4, 50, 10
-# Where kicks are long, trajectories are cheap: as many as these kicks times their angle, if that is more; of pilots only where
-# they have to choose among solutions.
-_PILOT_KICKS, _SETTLING_KICKS = 3000, 800
-# Trajectories that wide networks of one hidden layer settle for, those between two of their states that become two networks, and
-# those that these and narrow ones, which have settled as pilots, take then.
-_FOREGOING, _APART, _REFRESHING = 30, 5, 5
+# gamma0 of the first rung over the last, rungs, pilots, and trajectories that they, one wide network of each, and then all settle
+# for.
+_START, _RUNGS, _PILOTS, _PILOT, _FOREGOING, _REFRESHING = 0.1, 50, 4, 50, 30, 5
+# Trajectories from one state to the next that becomes a network of its own, with one hidden layer and with more.
+_APART = 2, 8
 # Trajectories of the first average, how often half may be dropped, and how many there are at least and, by default, at most.
 _FIRST, _RESTARTS, _LEAST, _MOST = 24, 4, 8, 400
 # By which the number of trajectories grows at most before errors are looked at again, and for how many doubts are waited for.
@@ -58,8 +55,8 @@ _KEPT = 2**22
 # Differences between halves of a run this unlikely are waited for, and reported where waiting did not help.
 _SUSPICIOUS, _DRIFT = 0.05, 1e-3
 _LARGEST_RHAT = 1.3
-# Parts of a pilot's run, and the share by which pilots may differ.
-_BLOCKS, _MATTERS = 4, 0.03
+# Parts of the run of networks that are chosen from, the share by which these may differ, and how unlikely more than that must be.
+_BLOCKS, _MATTERS, _CHANCE = 4, 0.03, 0.05
 _LEAST_EFFECTIVE = 0.5
 # Of differences: share of the mean that counts as none, whatever its significance.
 _NONE = 1e-6
@@ -208,23 +205,20 @@ def _arrived(
     nets = Networks(problem, width // ratio, rngs[0], networks=_PILOTS)
     nets.climb(min(task.first, _START * problem.gamma0), _RUNGS, record)
     nets.settle(_PILOT)
+    pilots, everyone = nets.draw(_APART[deep] * ratio), list(range(_PILOTS))
+    # Settling takes as long for one network of each pilot, and costs less than for all.
+    ahead = Networks(problem, width, rngs[3], start=_merged(pilots, everyone, _PILOTS, ratio), step=nets.step * ratio**-0.25)
+    ahead.settle(_FOREGOING)
+    history = ahead.draw(_APART[deep] * networks // _PILOTS)
+    chosen, doubts = everyone, []
     if deep:
-        nets.settle(max(math.ceil(_PILOT_KICKS * nets.step) - _PILOT, 0))
-    pilots = nets.draw(networks * ratio if deep else ratio)
-    chosen = [_medoid(np.mean([snapshot.kernels for snapshot in pilots], axis=0))] if deep else list(range(_PILOTS))
+        chosen = _alike(np.mean([snapshot.kernels for snapshot in history], axis=0))
+        if _apart([_table(problem.Y, snapshot) for snapshot in history]):
+            doubts.append(
+                "networks differ: there are several solutions, of which this is one (try other seeds), or they settle slowly"
+            )
+    wide = Networks(problem, width, rngs[1], start=_merged(history, chosen, networks, 1), step=ahead.step)
     narrow = Networks(problem, nets.width, rngs[2], start=_merged(pilots, chosen, networks, 1), step=nets.step)
-    step = nets.step * ratio**-0.25
-    if deep:
-        wide = Networks(problem, width, rngs[1], start=_merged(pilots, chosen, networks, ratio), step=step)
-    else:
-        # It takes as long for one network of each pilot, and costs less.
-        nets = Networks(problem, width, rngs[3], start=_merged(pilots, chosen, _PILOTS, ratio), step=step)
-        nets.settle(_FOREGOING)
-        ends = nets.draw(_APART)[:: _APART - 1]
-        wide = Networks(problem, width, rngs[1], start=_merged(ends, chosen, networks, 1), step=nets.step)
-    doubts = []
-    if deep and _apart([_table(problem.Y, snapshot) for snapshot in pilots]):
-        doubts.append("pilot networks differ: there are several solutions, of which this is one, or they settle too slowly")
     return _settled(problem, wide, keep), _settled(problem, narrow, keep), doubts
 
 
@@ -239,15 +233,16 @@ def _merged(history: Sequence[Snapshot], chosen: Sequence[int], networks: int, t
     return tuple(np.stack(layer) for layer in zip(*made, strict=True))
 
 
-def _medoid(kernels: Floats) -> int:
-    """The network whose kernels (n, L, P, P) are nearest to those of the others."""
+def _alike(kernels: Floats) -> list[int]:
+    """The network whose kernels (n, L, P, P) are nearest to those of the others, and the one nearest to it."""
     distances = np.linalg.norm(kernels[:, None] - kernels, axis=(-1, -2)) / np.linalg.norm(kernels, axis=(-1, -2)).mean(axis=0)
-    return int(np.median(distances.max(axis=-1), axis=1).argmin())
+    farthest = distances.max(axis=-1)
+    return farthest[np.median(farthest, axis=1).argmin()].argsort()[:2].tolist()
 
 
 def _settled(problem: Problem, nets: Networks, keep: int) -> _Run:
     """Networks that no longer drift, with a first history; what was drawn before is dropped."""
-    nets.settle(max(_SETTLING, math.ceil(_SETTLING_KICKS * nets.step)) if problem.depth > 1 else _REFRESHING)
+    nets.settle(_REFRESHING)
     history = nets.draw(_FIRST)
     for _ in range(_RESTARTS):
         if _drift([_table(problem.Y, snapshot) for snapshot in history]) > _SUSPICIOUS:
@@ -293,7 +288,7 @@ def _apart(tables: Sequence[Floats]) -> bool:
     means = blocks.mean(axis=0)
     matters = np.ptp(means, axis=1) > _MATTERS * np.abs(means.mean(axis=1))
     chances = [float(stats.f_oneway(*blocks[:, row].T).pvalue) for row in np.flatnonzero(matters)]
-    return min(chances, default=1.0) < _DRIFT
+    return min(chances, default=1.0) < _CHANCE
 
 
 def _largest_rhat(tables: Sequence[Floats]) -> float:

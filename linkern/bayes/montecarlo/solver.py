@@ -133,13 +133,14 @@ def solve_montecarlo(
     (4 per kick); some 70 rounds to arrive, then 2 per snapshot. Errors fall as 1/sqrt(S). Memory: three times the pool.
 
     With kinks, two or more layers and many points (ReLU, L = 2, P = 50 digits) proposals and particles may both fail at strong
-    learning, where labels break the symmetry between classes and there are several solutions; networks settle in one of them.
+    learning, where labels break the symmetry between classes and there are several solutions; networks settle in one of them, and
+    say so where several of them differ.
 
     Networks: kernels are biased by O(1/N^2), which standard errors do not know and `residual` tells the order of. With one hidden
     layer neurons that are prior draws add little noise. Cost: some 100 trajectories, of 8 N neurons each, of pi/2 over the step
-    kicks (20 for smooth activations, 100 and more for kinks at beta = 50), each 5 products 8 N P^2 and, if L > 1, 8 eigenproblems
-    of size P per layer. Digits, relu, gamma0 = 1, beta = 50, two cores with threadpoolctl: 11 s for P = 50, L = 1; 90 s for
-    P = 50, L = 2 or P = 200, L = 1.
+    kicks (20 for smooth activations, 100 and more for kinks at beta = 50), each 3 products 8 N P^2 or, if L > 1, 5 and 8
+    eigenproblems of size P per layer. Digits, relu, gamma0 = 1, beta = 50, two cores with threadpoolctl: 10 s for P = 50, L = 1;
+    40 to 70 s for P = 50, L = 2 or, with every input standardised, for P = 200, L = 1.
     """
     task = Task.checked(X, y, kernel, depth, gamma0, beta, activation, prior_variances)
     tol = checks.positive("tol", tol)

@@ -100,7 +100,7 @@ def hurried(monkeypatch):
     for name, value in (
         ("_RUNGS", 4),
         ("_PILOT", 2),
-        ("_SETTLING", 2),
+        ("_REFRESHING", 2),
         ("_FIRST", 4),
         ("_LEAST", 4),
         ("_RESTARTS", 0),
@@ -189,9 +189,9 @@ def test_runs_average_over_all_and_keep_some_neurons():
     np.testing.assert_allclose(run.tables[3][:, 2], expected)
 
 
-@pytest.mark.parametrize(("chosen", "networks", "times"), [([0, 1, 2, 3], 8, 1), ([2], 8, 4), ([0, 1, 2, 3], 4, 8)])
+@pytest.mark.parametrize(("chosen", "networks", "times"), [([0, 1, 2, 3], 8, 1), ([2, 1], 8, 4), ([0, 1, 2, 3], 4, 8)])
 def test_merged_networks_have_neurons_of_one_pilot_and_nothing_in_common(chosen, networks, times):
-    count = networks * times if len(chosen) == 1 else 8
+    count = 16 if len(chosen) == 2 else 8
     label = np.arange(4.0)[:, None, None] + 10 * np.arange(count)[:, None, None, None]
     drawn = [network.Snapshot(np.zeros(0), np.zeros(0), (of_time * np.ones((4, 3, 2)),)) for of_time in label]
     (merged,) = module._merged(drawn, chosen, networks, times)
@@ -216,9 +216,9 @@ def test_extrapolation_removes_what_falls_like_the_inverse_width():
         )
 
 
-def test_the_pilot_with_most_company_is_followed():
-    kernels = np.eye(2) * (1 + np.array([0.0, 0.5, 0.02, 0.04]))[:, None, None, None]
-    assert module._medoid(kernels) == 2
+def test_the_pilots_with_most_company_are_followed():
+    kernels = np.eye(2) * (1 + np.array([0.0, 0.5, 0.02, 0.05]))[:, None, None, None]
+    assert module._alike(kernels) == [2, 0]
 
 
 def test_width_follows_points():
