@@ -129,7 +129,7 @@ def networked(
     networks: int,
     width: int,
 ) -> Outcome:
-    """Average networks of `width` and a quarter of it until the standard errors of the kernels are `tol`.
+    """Average networks of `width` and narrower ones until the standard errors of the kernels are `tol`.
 
     At most `most` neurons are averaged over per layer, but those of 8 trajectories at least.
     """
