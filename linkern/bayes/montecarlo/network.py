@@ -28,6 +28,7 @@ from linkern.bayes.montecarlo.law import Samples
 from linkern.bayes.montecarlo.saddle import Problem
 from linkern.networks.collapsed_sampler import CollapsedSampler
 from linkern.networks.collapsed_target import CollapsedPass, CollapsedPosterior
+from linkern.numerics.threads import side_by_side
 
 __all__ = ["Networks", "Snapshot"]
 
@@ -141,12 +142,17 @@ class Networks:
     def snapshot(self) -> Snapshot:
         """Networks as they are."""
         state = self._sampler.weights
+        seen = side_by_side(lambda some: self._seen([eps[some] for eps in state]), len(state[0]))
+        kernels, V = (np.concatenate(parts) for parts in zip(*seen, strict=True))
+        return Snapshot(kernels, V, tuple(np.asarray(eps).copy() for eps in state))
+
+    def _seen(self, state: list[Samples]) -> tuple[Floats, Floats]:
+        """Kernels and error signals of some networks."""
         passed = self._target.forward(state)
-        eps = tuple(np.asarray(part).copy() for part in state)
         kernels = np.stack(passed.kernels, axis=1)
         if len(state) == 1:
             kernels[:, 0] -= self._vanishing(passed)
-        return Snapshot(kernels, passed.dual_coefficients, eps)
+        return kernels, passed.dual_coefficients
 
     def _vanishing(self, passed: CollapsedPass) -> Floats:
         """Averages over neurons of (phi phi^T - Phi_lazy) exp(-tau), (n, P, P)."""
