@@ -42,7 +42,7 @@ class CollapsedSampler(HamiltonianSampler):
         self._adaptive = step is None
         self._collapsed = target
         points = len(target.Y)
-        self._shared_out = len(start[0]) * points * sum(width + points for width in target.widths) >= _WORTH_THREADS
+        self._worth_threads = len(start[0]) * points * sum(width + points for width in target.widths) >= _WORTH_THREADS
 
     def adapt_afresh(self) -> None:
         """Forget how well the step is known: the target has changed."""

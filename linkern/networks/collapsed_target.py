@@ -232,14 +232,12 @@ class CollapsedPosterior:
         left = self._readout_gradient(passed)
         for l in range(len(self.widths) - 1, -1, -1):
             left *= self._slope(passed.preactivations[l], passed.roots[l], window)
-            right = passed.roots[l].astype(left.dtype, copy=False)
-            kernel_gradient = None
+            right, here = passed.roots[l].astype(left.dtype, copy=False), left
             if l > 0:
                 root_gradient = np.sqrt(self.prior_variances[l]) * (_transposed(state[l]) @ left).astype(np.float64, copy=False)
                 kernel_gradient = passed.decompositions[l - 1].pullback(root_gradient)
-            yield l, left, np.broadcast_to(right, (left.shape[0], *right.shape[1:]))
-            if kernel_gradient is not None:
                 left = passed.features[l - 1] @ (kernel_gradient * (2.0 / self.widths[l - 1])).astype(left.dtype, copy=False)
+            yield l, here, np.broadcast_to(right, (here.shape[0], *right.shape[1:]))
 
     def _readout_gradient(self, passed: CollapsedPass) -> Array:
         """The potential's gradient in phi(h^L)."""

@@ -78,7 +78,7 @@ class HamiltonianSampler:
         self._momenta = [np.empty_like(W) for W in weights]
         self._saved = [np.empty_like(W) for W in weights]
         self._adaptive = step is None
-        self._shared_out = True
+        self._worth_threads = True
         self._descent = self._descent_left = descent
         self._reach = _SHORTEST_REACH if descent else 1.0
         self._log_ratio = 0.0
@@ -147,11 +147,9 @@ class HamiltonianSampler:
 
     def _trajectory(self, target: Posterior, step: float, kicks: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Move all chains by `kicks` steps; return the total energy per chain before and after."""
-        streams = len(self._rngs)
-        if self._shared_out:
-            parts = side_by_side(lambda part: self._integrated(target, step, kicks, part), streams)
-        else:
-            parts = [self._integrated(target, step, kicks, slice(0, streams))]
+        parts = side_by_side(
+            lambda part: self._integrated(target, step, kicks, part), len(self._rngs), worthwhile=self._worth_threads
+        )
         self.passes += kicks + 1
         before, after = (np.concatenate(energies) for energies in zip(*parts, strict=True))
         return before, after

@@ -45,10 +45,13 @@ def blas_in_one_thread() -> Iterator[None]:
             _executor.reset(token)
 
 
-def side_by_side(function: Callable[[slice], Part], count: int) -> list[Part]:
-    """Return `function` of contiguous slices that cover range(count), in order; what it raises is raised."""
+def side_by_side(function: Callable[[slice], Part], count: int, *, worthwhile: bool = True) -> list[Part]:
+    """Return `function` of contiguous slices that cover range(count), in order; what it raises is raised.
+
+    Of one slice where that is not `worthwhile`: parts of less than some tenths of a millisecond wait for the interpreter.
+    """
     running = _executor.get()
-    if running is None or count < 2:
+    if running is None or count < 2 or not worthwhile:
         return [function(slice(0, count))]
     executor, threads = running
     parts = min(threads, count)

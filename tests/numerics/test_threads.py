@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import pytest
 
-from linkern.networks import sample_collapsed
+from linkern.networks import collapsed_sampler, sample_collapsed
 from linkern.numerics import threads
 from linkern.numerics.threads import blas_in_one_thread, side_by_side
 
@@ -21,6 +21,7 @@ def test_parts_cover_the_range_in_order(count):
         parts = side_by_side(indices, count)
         assert [index for part in parts for index in part] == list(range(count))
         assert all(parts)
+        assert side_by_side(indices, count, worthwhile=False) == [list(range(count))]
     assert side_by_side(indices, count) == [list(range(count))]
 
 
@@ -62,8 +63,10 @@ def test_errors_of_parts_are_raised():
         side_by_side(fails, 4)
 
 
-def test_samples_are_the_same_whatever_the_threads():
+def test_samples_are_the_same_whatever_the_threads(monkeypatch):
     control = pytest.importorskip("threadpoolctl")
+    # Also where threads do not gain.
+    monkeypatch.setattr(collapsed_sampler, "_WORTH_THREADS", 0)
     rng = np.random.default_rng(0)
     X, y, found = rng.standard_normal((6, 4)), rng.standard_normal(6), []
     for count in (1, 2, 3):

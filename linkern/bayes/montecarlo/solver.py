@@ -140,7 +140,7 @@ def solve_montecarlo(
     layer neurons that are prior draws add little noise. Cost: some 100 trajectories, of 8 N neurons each, of pi/2 over the step
     kicks (20 for smooth activations, 100 and more for kinks at beta = 50), each 3 products 8 N P^2 or, if L > 1, 5 and 8
     eigenproblems of size P per layer. Digits, relu, gamma0 = 1, beta = 50, two cores with threadpoolctl: 10 s for P = 50, L = 1;
-    40 to 70 s for P = 50, L = 2 or, with every input standardised, for P = 200, L = 1.
+    40 to 80 s for P = 50, L = 2 or, with every input standardised, for P = 200, L = 1.
     """
     task = Task.checked(X, y, kernel, depth, gamma0, beta, activation, prior_variances)
     tol = checks.positive("tol", tol)

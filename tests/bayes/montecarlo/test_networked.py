@@ -1,6 +1,7 @@
 """The solver by finite networks: closed forms, quadrature, independent samples, and what it says about itself."""
 
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -126,6 +127,35 @@ def test_networks_stand_in_where_proposals_do_not_cover(monkeypatch):
     assert (one.kernels[1:] != other.kernels[1:]).all()
     with pytest.raises(ConvergenceError, match="lost"):
         solve(X, y, method="particles", **options)
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize(
+    ("depth", "residuals", "kept"),
+    [(1, (0.0, 1.0), 0), (1, (0.0, 0.0), 1), (2, (1.0, 0.0), 1), (2, (1.0, 1.0), 1)],
+)
+def test_the_last_answer_that_solves_the_equations_is_kept(depth, residuals, kept, monkeypatch):
+    """Of answers that all have doubts; the order is networks, particles with one hidden layer, and the reverse with two."""
+    X, y, _ = data(2)
+    real, answers, reasons = module.networked, [], ("first", "second")
+
+    def answer(*args, **kwargs):
+        found = answers[0] if answers else real(*args, **kwargs)
+        index = len(answers)
+        answers.append(replace(found, residual=residuals[index], doubts=(reasons[index],)))
+        return answers[index]
+
+    options = {"depth": depth, "activation": "tanh", "tol": 0.1, "max_samples": 1, "raise_on_failure": False}
+    monkeypatch.setattr(solver, "networked", answer)
+    monkeypatch.setattr(
+        solver,
+        "_by_particles",
+        lambda task, *args, **kwargs: answer(task, 0.1, 1, np.random.default_rng(0), None, networks=solver.GROUPS, width=64),
+    )
+    found = solve(X, y, method="auto", **options)
+    assert len(answers) == 2
+    assert reasons[kept] in found.reasons
+    assert reasons[1 - kept] not in found.reasons
 
 
 def test_forbidden_labels_leave_the_kernel_lazy():
