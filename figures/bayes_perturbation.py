@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from linkern.bayes import solve_perturbation
 from linkern.bayes.montecarlo import solve_montecarlo
 from linkern.bayes.montecarlo.sites import SaddleSample
+from linkern.bayes.perturbation_truncation import missing_terms
 from linkern.data import Task, digits
 from linkern.plotting import points_with_errors, shades
 
@@ -47,6 +48,7 @@ def _compare(task: Task, activation: str, quick: bool, rng: np.random.Generator)
     growth = [solution.estimate(along) for solution in full]
     outputs = [solution.prediction(task.X_test) for solution in full]
     return {
+        "ratios": np.array([series.growth, series.feedback]),
         "size": np.linalg.norm(first[1:], axis=(1, 2)) / np.linalg.norm(lazy[1:], axis=(1, 2)),
         "slope": np.array([g.value for g in growth]) / STRENGTHS[:, None] ** 2,
         "slope_error": np.array([g.standard_error for g in growth]) / STRENGTHS[:, None] ** 2,
@@ -70,9 +72,11 @@ def compute(quick: bool, rng: np.random.Generator) -> dict[str, NDArray[np.float
 def _draw_growth(ax: Axes, arrays: dict[str, NDArray[np.float64]], activation: str) -> None:
     x = arrays["gamma0"]
     fine = np.geomspace(x[0] / 1.15, 1.15 * x[-1], 100)
+    # In units of first order it is the same for all layers.
+    ratios = fine[:, None] ** 2 * arrays[f"ratios_{activation}"]
+    band = np.concatenate([missing_terms(np.ones(1), None, 1, growth, feedback) for growth, feedback in ratios])
+    ax.fill_between(fine, 1 - band, 1 + band, color="k", alpha=0.12, linewidth=0, label="estimated error")
     for layer, color in enumerate(shades(DEPTH, plt.get_cmap("viridis"))):
-        band = fine**2 * arrays[f"size_{activation}"][layer]
-        ax.fill_between(fine, 1 - band, 1 + band, color=color, alpha=0.18, linewidth=0)
         slope, error = arrays[f"slope_{activation}"][:, layer], arrays[f"slope_error_{activation}"][:, layer]
         # Side by side: layers share their gamma0.
         points_with_errors(ax, x * (1 + 0.03 * (layer - 0.5)), slope, error, color=color, label=rf"$\ell = {layer + 1}$")
@@ -95,7 +99,7 @@ def _draw_predictions(ax: Axes, arrays: dict[str, NDArray[np.float64]], activati
 
 
 def draw(arrays: dict[str, NDArray[np.float64]]) -> Figure:
-    """Left: growth of the kernels over its first order (bands: the next order of a geometric series). Right: predictions."""
+    """Left: growth of the kernels over its first order (bands: what the series estimates to leave out). Right: predictions."""
     figure, axes = plt.subplots(1, 4, figsize=(9.0, 2.4))
     for activation, growth, predictions in zip(ACTIVATIONS, axes[:2], axes[2:], strict=True):
         _draw_growth(growth, arrays, activation)
