@@ -10,9 +10,6 @@ N(0, g_l Phi^l), and f given the last layer is Gaussian too. With eps^l standard
 The last two terms are minus the log of the Gaussian density of Y, whose covariance is M / (gamma0^2 N): f adds
 g_L Phi^L / (gamma0^2 N), the likelihood exp(-(beta gamma0^2 N/2)|f - Y|^2) adds I / (beta gamma0^2 N).
 
-A readout at its mode, where it fits best by ridge regression, in place of an average over readouts leaves the same without the
-determinant: one part in N of the energy, and with one hidden layer half of the cost of its gradient.
-
 R^l is the symmetric root. A Cholesky factor would be a little cheaper (a tenth to a third of a gradient, measured), but
 it fails when Phi^l is singular (P > D in linear networks, dead ReLUs, N < P), and jumps as Phi^l comes close to that; the
 symmetric root moves at most sqrt(2) as far as phi(h^l)/sqrt(N_l) does, whatever the condition number.
@@ -29,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linkern.activations import Activation
+from linkern.activations.kinks import averaged_slope
 from linkern.networks.noise import standard_normal
 
 __all__ = ["CollapsedPass", "CollapsedPosterior", "Root", "symmetric_root"]
@@ -130,8 +128,6 @@ class CollapsedPosterior:
     activation : Activation
     prior_variances : (L + 1,) array
         g_0..g_L of W^0, .., W^{L-1}, w.
-    averaged : bool
-        Over readouts; False: at their mode, without (O/2) ln det M.
 
     Attributes
     ----------
@@ -145,8 +141,7 @@ class CollapsedPosterior:
 
     Notes
     -----
-    Cost of a forward and backward pass: 5 products of 2 N P^2 flops and one eigenproblem of size P per hidden layer; one product
-    and an inverse less for readouts at their mode.
+    Cost of a forward and backward pass: 5 products of 2 N P^2 flops and one eigenproblem of size P per hidden layer.
     """
 
     window = 0.0
@@ -161,9 +156,8 @@ class CollapsedPosterior:
         beta: float,
         activation: Activation,
         prior_variances: Array,
-        averaged: bool = True,
     ) -> None:
-        self.Y, self.widths, self.averaged = Y, widths, averaged
+        self.Y, self.widths = Y, widths
         self.activation, self.prior_variances = activation, prior_variances
         points, self.outputs = Y.shape
         self.shapes = tuple(zip(widths, (data_root.shape[0], *(points,) * (len(widths) - 1)), strict=True))
@@ -210,8 +204,7 @@ class CollapsedPosterior:
     def potential(self, passed: CollapsedPass) -> Array:
         """(gamma0^2 N/2) Tr(Y^T v) + (O/2) ln det M per chain; infinite where a kernel overflowed."""
         energy = 0.5 * self.scale * np.einsum("po,cpo->c", self.Y, passed.dual_coefficients)
-        if self.averaged:
-            energy += 0.5 * self.outputs * np.linalg.slogdet(passed.regression)[1]
+        energy += 0.5 * self.outputs * np.linalg.slogdet(passed.regression)[1]
         return np.where(passed.valid, energy, np.inf)
 
     def gradient_factors(self, state: Sequence[Array], passed: CollapsedPass) -> Iterator[tuple[int, Array, Array]]:
@@ -246,8 +239,7 @@ class CollapsedPosterior:
         strengths, directions = (features @ v) * features.dtype.type(-self.scale * share), _transposed(v)
         # Matrix products of one column do without BLAS, and take five times as long.
         gradient = strengths * directions if self.outputs == 1 else strengths @ directions
-        if self.averaged:
-            gradient += features @ (self.outputs * share * passed.precision).astype(features.dtype, copy=False)
+        gradient += features @ (self.outputs * share * passed.precision).astype(features.dtype, copy=False)
         return np.asarray(gradient)
 
     def _slope(self, h: Array, root: Array, window: float) -> Array:
@@ -255,13 +247,7 @@ class CollapsedPosterior:
             return self.activation.derivative(h)
         deviation = np.sqrt(np.square(root).sum(axis=-2, keepdims=True))
         width = np.maximum(window * deviation, _SMALLEST_WINDOW).astype(h.dtype, copy=False)
-        if self.activation.degree == 1:
-            # The same ratio: from the slope on the left to that on the right of the only kink, linearly.
-            left, right = (sign * float(self.activation.value(np.array(sign))) for sign in (-1.0, 1.0))
-            slope = h * (0.5 * (right - left) / width)
-            slope += 0.5 * (right + left)
-            return np.clip(slope, min(left, right), max(left, right), out=slope)
-        return np.asarray((self.activation.value(h + width) - self.activation.value(h - width)) / (2.0 * width))
+        return averaged_slope(self.activation, h, width)
 
 
 def _transposed(array: Array) -> Array:

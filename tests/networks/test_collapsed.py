@@ -22,7 +22,7 @@ X, Y, X_TEST = problem()
 SMALL = {"depth": 2, "width": 8, "gamma0": 1.0, "beta": 3.0, "activation": "tanh", "chains": 4, "samples": 30, "burn_in": 40}
 
 
-def target(activation, widths, *, points=5, outputs=1, rank=5, seed=0, averaged=True):
+def target(activation, widths, *, points=5, outputs=1, rank=5, seed=0):
     """A random problem, and a random state of two chains."""
     rng = np.random.default_rng(seed)
     chosen = CollapsedPosterior(
@@ -33,7 +33,6 @@ def target(activation, widths, *, points=5, outputs=1, rank=5, seed=0, averaged=
         beta=4.0,
         activation=activations.get(activation),
         prior_variances=np.array([1.2, 0.7, 1.1, 0.9])[: len(widths) + 1],
-        averaged=averaged,
     )
     return chosen, [rng.standard_normal((2, *shape)) for shape in chosen.shapes]
 
@@ -55,20 +54,6 @@ def test_energy_is_the_gaussian_density_of_the_labels(outputs):
         np.testing.assert_allclose(energy[chain], -constant - law.logpdf(chosen.Y.T).sum(), rtol=1e-10)
 
 
-@pytest.mark.parametrize("outputs", [1, 3])
-def test_energy_of_readouts_at_their_mode_is_that_of_ridge_regression(outputs):
-    chosen, state = target("tanh", (9,), outputs=outputs, averaged=False)
-    energy = chosen.potential(chosen.forward(state))
-    for chain in range(2):
-        h = np.sqrt(1.2) * state[0][chain] @ np.random.default_rng(0).standard_normal((5, 5))
-        # f = w^T phi / (gamma0 N), prior variance 0.7 of w, and noise of precision beta gamma0^2 N.
-        f, strength = np.tanh(h) / (1.3 * 9), 4.0 * 1.3**2 * 9
-        w = np.linalg.solve(strength * f @ f.T + np.eye(9) / 0.7, strength * f @ chosen.Y)
-        expected = strength / 2 * np.square(w.T @ f - chosen.Y.T).sum() + np.square(w).sum() / (2 * 0.7)
-        np.testing.assert_allclose(energy[chain], expected, rtol=1e-10)
-
-
-@pytest.mark.parametrize("averaged", [True, False])
 @pytest.mark.parametrize(
     ("activation", "widths", "rank", "outputs"),
     [
@@ -79,8 +64,8 @@ def test_energy_of_readouts_at_their_mode_is_that_of_ridge_regression(outputs):
         ("tanh", (3, 4, 3), 5, 2),  # singular kernels: fewer neurons than points
     ],
 )
-def test_gradient_is_that_of_the_energy(activation, widths, rank, outputs, averaged):
-    chosen, state = target(activation, widths, rank=rank, outputs=outputs, averaged=averaged)
+def test_gradient_is_that_of_the_energy(activation, widths, rank, outputs):
+    chosen, state = target(activation, widths, rank=rank, outputs=outputs)
     gradient = {l: left @ right.swapaxes(1, 2) for l, left, right in chosen.gradient_factors(state, chosen.forward(state))}
     rng = np.random.default_rng(1)
     for l in range(len(widths)):

@@ -1,15 +1,17 @@
-r"""The adaptive kernels as averages over networks of two widths, extrapolated to infinite width.
+r"""The adaptive kernels as averages over networks.
 
-Narrow networks, the pilots, climb from weak feature learning at the final temperature and settle. Their neurons at several
-times make all wide and narrow networks. With one hidden layer every pilot has heirs; what slowly changes in their neurons then
-shows as a spread. With more there may be several solutions, where a symmetry breaks; narrow networks leave those of larger action
-soonest, and of the first wide ones the two most alike have heirs. With widths N and N/k, averages are a + b/N + O(1/N^2), so that
-a = wide + (wide - narrow)/(k - 1); trajectories are averaged until the spread over networks, which share nothing but their step
-and where they come from, is what was asked for.
+With one hidden layer networks are so wide that averages are those of infinite width (`neurons`): they climb from weak feature
+learning at the final temperature, and settle.
 
-The kernels are <Phi_N> extrapolated, and V solves (g_w Phi + T) V = Y with them. <V_N>, whose equation
+With more, averages over networks of two widths are extrapolated. Narrow networks, the pilots, climb and settle. Their neurons at
+several times make all wide and narrow networks. There may be several solutions, where a symmetry breaks; narrow networks leave
+those of larger action soonest, and of the first wide ones the two most alike have heirs. With widths N and N/k, averages are
+a + b/N + O(1/N^2), so that a = wide + (wide - narrow)/(k - 1).
+
+Trajectories are averaged until the spread over networks, which share nothing but their step and where they come from, is what
+was asked for. The kernels are <Phi_N>, and V solves (g_w Phi + T) V = Y with them. <V_N>, whose equation
 <g_w Phi_N V_N> + T <V_N> = Y holds with the fluctuations of Phi_N, is farther from infinite width. How badly it solves the
-equation when extrapolated is the residual: of the order of what the width leaves.
+equation is the residual: of the order of what the width leaves, and with one hidden layer several times that.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from linkern.bayes.montecarlo.anneal import Rung
 from linkern.bayes.montecarlo.law import Samples
 from linkern.bayes.montecarlo.network import Networks, Snapshot
 from linkern.bayes.montecarlo.network_sites import network_sites
+from linkern.bayes.montecarlo.neurons import Neurons
 from linkern.bayes.montecarlo.outcome import Outcome, relative_errors
 from linkern.bayes.montecarlo.saddle import Problem
 from linkern.bayes.montecarlo.task import Task
@@ -35,23 +38,24 @@ __all__ = ["networked", "width_for"]
 
 Floats = NDArray[np.float64]
 
-# Wide over narrow with one hidden layer and with more, where narrow networks are farther from linear in 1/N and noise is less.
-_RATIOS = 8, 4
-# N over P, and the least N.
-_PER_POINT, _LEAST_WIDTH = 4, 512
-# gamma0 of the first rung over the last, rungs, pilots, and trajectories that they, one wide network of each, and then all settle
-# for.
-_START, _RUNGS, _PILOTS, _PILOT, _FOREGOING, _REFRESHING = 0.1, 50, 4, 50, 30, 5
-# Trajectories from one state to the next that becomes a network of its own, with one hidden layer and with more.
-_APART = 2, 8
-# Trajectories of the first average, how often half may be dropped, and how many there are at least and, by default, at most.
-_FIRST, _RESTARTS, _LEAST, _MOST = 24, 4, 8, 400
+# Wide over narrow, N over P, and the least N, if there is more than one hidden layer; N over P and the least N with one.
+_RATIO, _PER_POINT, _LEAST_WIDTH = 4, 4, 512
+_NEURONS_PER_POINT, _LEAST_NEURONS = 12, 768
+# gamma0 of the first rung over the last, rungs, and trajectories to settle for with one hidden layer.
+_START, _RUNGS, _SETTLING = 0.1, 40, 20
+# The same with more: rungs, pilots, and trajectories that they, one wide network of each, and then all settle for.
+_PILOT_RUNGS, _PILOTS, _PILOT, _FOREGOING, _REFRESHING = 50, 4, 50, 30, 5
+# Trajectories from one state to the next that becomes a network of its own.
+_APART = 8
+# Trajectories of the first average with one hidden layer and with more, how often half may be dropped, and how many there are at
+# least and, by default, at most.
+_FIRST, _RESTARTS, _LEAST, _MOST = (12, 24), 4, 8, 400
 # By which the number of trajectories grows at most before errors are looked at again, and for how many doubts are waited for.
 _GROWTH, _PATIENCE = 1.5, 120
 # Snapshots per snapshot asked for that are enough: errors are not known to a twentieth.
 _ENOUGH = 1.1
-# Activations of neurons kept per layer. Kernels are averaged over all.
-_KEPT = 2**22
+# Activations of neurons kept per layer, and of how many snapshots at least. Kernels are averaged over all.
+_KEPT, _LEAST_KEPT = 2**22, 2
 # Differences between halves of a run this unlikely are waited for, and reported where waiting did not help.
 _SUSPICIOUS, _DRIFT = 0.05, 1e-3
 _LARGEST_RHAT = 1.3
@@ -62,9 +66,10 @@ _LEAST_EFFECTIVE = 0.5
 _NONE = 1e-6
 
 
-def width_for(points: int) -> int:
+def width_for(points: int, depth: int) -> int:
     """Neurons per layer of the wide networks, a multiple of 128."""
-    return 128 * math.ceil(max(_LEAST_WIDTH, _PER_POINT * points) / 128)
+    ratio, least = (_NEURONS_PER_POINT, _LEAST_NEURONS) if depth == 1 else (_PER_POINT, _LEAST_WIDTH)
+    return 128 * math.ceil(max(least, ratio * points) / 128)
 
 
 class _Run:
@@ -72,7 +77,7 @@ class _Run:
 
     Attributes
     ----------
-    nets : Networks
+    nets : Networks or Neurons
     deep : bool
         More than one hidden layer.
     count : int
@@ -83,7 +88,7 @@ class _Run:
         Neurons of `keep` snapshots at most.
     """
 
-    def __init__(self, problem: Problem, nets: Networks, history: Sequence[Snapshot], keep: int) -> None:
+    def __init__(self, problem: Problem, nets: Networks | Neurons, history: Sequence[Snapshot], keep: int) -> None:
         self.nets, self._Y, self.deep, self._keep = nets, problem.Y, problem.depth > 1, keep
         self.count = 0
         self.tables: list[Floats] = []
@@ -106,7 +111,7 @@ class _Run:
         """Draw up to `count` snapshots."""
         while self.count < count:
             # A few at a time: neurons take memory.
-            self.add(self.nets.draw(min(_FIRST, count - self.count)))
+            self.add(self.nets.draw(min(_FIRST[self.deep], count - self.count)))
 
     @property
     def kernels(self) -> Floats:
@@ -129,14 +134,14 @@ def networked(
     networks: int,
     width: int,
 ) -> Outcome:
-    """Average networks of `width` and narrower ones until the standard errors of the kernels are `tol`.
+    """Average networks of `width`, and of more layers narrower ones, until the standard errors of the kernels are `tol`.
 
     At most `most` neurons are averaged over per layer, but those of 8 trajectories at least.
     """
     problem, particles = task.problem, networks * width
     largest = _MOST if most is None else max(most // particles, _LEAST)
     kept = _KEPT // len(problem.C)
-    keep = max(min(kept if most is None else most, kept) // particles, _LEAST)
+    keep = max(min(kept if most is None else most, kept) // particles, _LEAST_KEPT)
     path: list[Rung] = []
 
     def record(snapshot: Snapshot, gamma0: float) -> None:
@@ -144,10 +149,11 @@ def networked(
         if report is not None:
             report(path[-1])
 
-    wide, narrow, doubts = _arrived(task, networks, width, rng, keep, record)
-    average = _precise(problem, wide, narrow, tol, largest)
+    arrived = _climbed if problem.depth == 1 else _arrived
+    runs, doubts = arrived(task, networks, width, rng, keep, record)
+    wide, average = runs[0], _precise(problem, runs, tol, largest)
     sample, sections, mismatch = network_sites(problem, wide.eps, average.kernels, average.parts)
-    V = _extrapolated(narrow.V, wide.V, wide.nets.width / narrow.nets.width)
+    V = _extrapolated(runs, [run.V for run in runs])
     return Outcome(
         problem=problem,
         sample=sample,
@@ -164,12 +170,12 @@ def networked(
         acceptance=(wide.nets.acceptance,) * problem.depth,
         path=tuple(path),
         lobes=(),
-        doubts=(*doubts, *_doubts(narrow), *_doubts(wide)),
+        doubts=(*doubts, *(doubt for run in reversed(runs) for doubt in _doubts(run))),
     )
 
 
 class _Average(NamedTuple):
-    """Extrapolated kernels (L, P, P), those of single networks (n, L, P, P), errors (L,), and snapshots needed."""
+    """Kernels (L, P, P), those of single networks (n, L, P, P), errors (L,), and snapshots needed."""
 
     kernels: Floats
     parts: Floats
@@ -177,49 +183,58 @@ class _Average(NamedTuple):
     needed: int
 
 
-def _precise(problem: Problem, wide: _Run, narrow: _Run, tol: float, largest: int) -> _Average:
+def _precise(problem: Problem, runs: Sequence[_Run], tol: float, largest: int) -> _Average:
     """Draw until errors are `tol` or there are `largest` snapshots."""
     while True:
-        count = wide.count
-        parts = _extrapolated(narrow.kernels, wide.kernels, wide.nets.width / narrow.nets.width)
+        count = runs[0].count
+        parts = _extrapolated(runs, [run.kernels for run in runs])
         kernels = parts.mean(axis=0)
         errors = relative_errors(_with_data(problem, kernels), [_with_data(problem, part) for part in parts])
         needed = max(math.ceil(count * (float(errors.max()) / tol) ** 2), count)
-        doubtful = count < _PATIENCE and (_doubts(narrow) or _doubts(wide))
+        doubtful = count < _PATIENCE and any(_doubts(run) for run in runs)
         if (needed <= _ENOUGH * count and not doubtful) or count >= largest:
             return _Average(kernels, parts, errors, needed)
         # The error of a short run is uncertain by a fifth and more.
         wanted = _GROWTH * count if doubtful else min(needed, _GROWTH * count)
         target = min(math.ceil(wanted), largest)
-        for run in (narrow, wide):
+        for run in reversed(runs):
             run.extend(target)
+
+
+def _climbed(
+    task: Task, networks: int, width: int, rng: np.random.Generator, keep: int, record: Callable[[Snapshot, float], None]
+) -> tuple[list[_Run], list[str]]:
+    """Networks of one hidden layer with the history of a first average, and nothing against where they started."""
+    nets = Neurons(task.problem, width, rng, networks=networks)
+    nets.climb(_start(task), _RUNGS, record)
+    return [_settled(task.problem, nets, _SETTLING, keep)], []
 
 
 def _arrived(
     task: Task, networks: int, width: int, rng: np.random.Generator, keep: int, record: Callable[[Snapshot, float], None]
-) -> tuple[_Run, _Run, list[str]]:
+) -> tuple[list[_Run], list[str]]:
     """Wide and narrow networks with the histories of a first average, and what speaks against where they started."""
     problem, rngs = task.problem, rng.spawn(4)
-    deep = problem.depth > 1
-    ratio = _RATIOS[deep]
-    nets = Networks(problem, width // ratio, rngs[0], networks=_PILOTS)
-    nets.climb(min(task.first, _START * problem.gamma0), _RUNGS, record)
+    nets = Networks(problem, width // _RATIO, rngs[0], networks=_PILOTS)
+    nets.climb(_start(task), _PILOT_RUNGS, record)
     nets.settle(_PILOT)
-    pilots, everyone = nets.draw(_APART[deep] * ratio), list(range(_PILOTS))
+    pilots, everyone = nets.draw(_APART * _RATIO), list(range(_PILOTS))
     # Settling takes as long for one network of each pilot, and costs less than for all.
-    ahead = Networks(problem, width, rngs[3], start=_merged(pilots, everyone, _PILOTS, ratio), step=nets.step * ratio**-0.25)
+    ahead = Networks(problem, width, rngs[3], start=_merged(pilots, everyone, _PILOTS, _RATIO), step=nets.step * _RATIO**-0.25)
     ahead.settle(_FOREGOING)
-    history = ahead.draw(_APART[deep] * networks // _PILOTS)
-    chosen, doubts = everyone, []
-    if deep:
-        chosen = _alike(np.mean([snapshot.kernels for snapshot in history], axis=0))
-        if _apart([_table(problem.Y, snapshot) for snapshot in history]):
-            doubts.append(
-                "networks differ: there are several solutions, of which this is one (try other seeds), or they settle slowly"
-            )
+    history = ahead.draw(_APART * networks // _PILOTS)
+    chosen = _alike(np.mean([snapshot.kernels for snapshot in history], axis=0))
+    doubts: list[str] = []
+    if _apart([_table(problem.Y, snapshot) for snapshot in history]):
+        doubts = ["networks differ: there are several solutions, of which this is one (try other seeds), or they settle slowly"]
     wide = Networks(problem, width, rngs[1], start=_merged(history, chosen, networks, 1), step=ahead.step)
     narrow = Networks(problem, nets.width, rngs[2], start=_merged(pilots, chosen, networks, 1), step=nets.step)
-    return _settled(problem, wide, keep), _settled(problem, narrow, keep), doubts
+    return [_settled(problem, some, _REFRESHING, keep) for some in (wide, narrow)], doubts
+
+
+def _start(task: Task) -> float:
+    """gamma0 of the first rung."""
+    return min(task.first, _START * task.problem.gamma0)
 
 
 def _merged(history: Sequence[Snapshot], chosen: Sequence[int], networks: int, times: int) -> tuple[Samples, ...]:
@@ -240,10 +255,10 @@ def _alike(kernels: Floats) -> list[int]:
     return farthest[np.median(farthest, axis=1).argmin()].argsort()[:2].tolist()
 
 
-def _settled(problem: Problem, nets: Networks, keep: int) -> _Run:
+def _settled(problem: Problem, nets: Networks | Neurons, moves: int, keep: int) -> _Run:
     """Networks that no longer drift, with a first history; what was drawn before is dropped."""
-    nets.settle(_REFRESHING)
-    history = nets.draw(_FIRST)
+    nets.settle(moves)
+    history = nets.draw(_FIRST[problem.depth > 1])
     for _ in range(_RESTARTS):
         if _drift([_table(problem.Y, snapshot) for snapshot in history]) > _SUSPICIOUS:
             break
@@ -252,7 +267,11 @@ def _settled(problem: Problem, nets: Networks, keep: int) -> _Run:
     return _Run(problem, nets, history, keep)
 
 
-def _extrapolated(narrow: Floats, wide: Floats, ratio: float) -> Floats:
+def _extrapolated(runs: Sequence[_Run], values: Sequence[Floats]) -> Floats:
+    """Values of wide and narrow networks at infinite width; those of a single width as they are."""
+    if len(runs) == 1:
+        return values[0]
+    (wide, narrow), ratio = values, runs[0].nets.width / runs[1].nets.width
     return np.asarray(wide + (wide - narrow) / (ratio - 1))
 
 

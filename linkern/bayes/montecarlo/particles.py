@@ -12,6 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from linkern.activations.kinks import averaged_slope
 from linkern.bayes.montecarlo.law import Law, Samples, Tilt
 
 __all__ = ["Population"]
@@ -130,13 +131,10 @@ class _Target:
         """Q(eps) of the density exp(-Q/2), and half its gradient."""
         both = x @ self.both
         h, Sx = both[:, : len(self.root)], both[:, len(self.root) :]
-        phi = self.law.activation.value(h)
+        activation = self.law.activation
+        phi = activation.value(h)
         Hphi = self.tilt.apply(phi)
-        if self.reach is None:
-            slope = self.law.activation.derivative(h)
-        else:
-            value = self.law.activation.value
-            slope = (value(h + self.reach) - value(h - self.reach)) / (2 * self.reach)
+        slope = activation.derivative(h) if self.reach is None else averaged_slope(activation, h, self.reach)
         pull = (slope * Hphi) @ self.root
         squared = np.einsum("sr,sr->s", x, Sx, dtype=np.float64)
         quadratic = np.einsum("si,si->s", phi, Hphi, dtype=np.float64)

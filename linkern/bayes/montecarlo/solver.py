@@ -43,8 +43,9 @@ GROUPS = 8
 # Multiples of the number of groups.
 _LEAST_PARTICLES, _PARTICLES_PER_POINT, _MOST_PARTICLES = 4096, 80, 8192
 METHODS = ("auto", "importance", "networks", "particles")
-# Mixtures have too many parameters, and cover too little, in more dimensions; with more points networks are sooner there.
-_LARGEST_RANK, _MOST_POINTS = 100, 100
+# Mixtures have too many parameters, and cover too little, in more dimensions; with more points than these, if there is one hidden
+# layer and if there are more, networks are sooner there.
+_LARGEST_RANK, _MOST_POINTS = 100, (30, 100)
 # Bytes of stored particles that bound the number of snapshots.
 _MEMORY = 100e6
 # Beyond these the weights, the equations or the domain are not what an average can be built on.
@@ -162,7 +163,7 @@ def solve_montecarlo(
             if kind == "importance":
                 found = _by_importance(task, tol, most, run_rng, callback, patient=method == "importance")
             elif kind == "networks":
-                width = width_for(P) if particles is None else 32 * math.ceil(count / (32 * GROUPS))
+                width = width_for(P, task.problem.depth) if particles is None else 32 * math.ceil(count / (32 * GROUPS))
                 found = networked(task, tol, max_samples, network_rng, callback, networks=GROUPS, width=width)
             else:
                 found = _by_particles(task, count, tol, most, (run_rng, draw_rng), callback, required=method == "particles")
@@ -189,8 +190,9 @@ def _order(task: Task, method: str) -> tuple[str, ...]:
     if method != "auto":
         return (method,)
     if _coverable(task):
-        return ("importance", "networks") if len(task.problem.C) <= _MOST_POINTS else ("networks",)
-    # Of one hidden layer, networks know their prior, and took half as long.
+        few = len(task.problem.C) <= _MOST_POINTS[task.problem.depth > 1]
+        return ("importance", "networks") if few else ("networks",)
+    # Of one hidden layer, networks took half as long.
     return ("networks", "particles") if task.problem.depth == 1 else ("particles", "networks")
 
 

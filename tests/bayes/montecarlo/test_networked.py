@@ -100,12 +100,14 @@ def hurried(monkeypatch):
     """Few trajectories: what is tested does not need networks that have arrived."""
     for name, value in (
         ("_RUNGS", 4),
+        ("_SETTLING", 2),
+        ("_PILOT_RUNGS", 4),
         ("_PILOT", 2),
+        ("_FOREGOING", 2),
         ("_REFRESHING", 2),
-        ("_FIRST", 4),
+        ("_FIRST", (4, 4)),
         ("_LEAST", 4),
         ("_RESTARTS", 0),
-        ("_FOREGOING", 2),
     ):
         monkeypatch.setattr(module, name, value)
 
@@ -240,10 +242,11 @@ def test_pilots_on_different_solutions_are_noticed():
 
 def test_extrapolation_removes_what_falls_like_the_inverse_width():
     limit, slope = np.arange(4.0).reshape(2, 2), np.array([[3.0, -1.0], [2.0, 0.5]])
-    for ratio in (4, 8):
-        np.testing.assert_allclose(
-            module._extrapolated(limit + slope * ratio / 512, limit + slope / 512, ratio), limit, atol=1e-14
-        )
+    widths = (512, 128)
+    runs = [types.SimpleNamespace(nets=types.SimpleNamespace(width=width)) for width in widths]
+    values = [limit + slope / width for width in widths]
+    np.testing.assert_allclose(module._extrapolated(runs, values), limit, atol=1e-14)
+    np.testing.assert_array_equal(module._extrapolated(runs[:1], values[:1]), values[0])
 
 
 def test_the_pilots_with_most_company_are_followed():
@@ -252,7 +255,5 @@ def test_the_pilots_with_most_company_are_followed():
 
 
 def test_width_follows_points():
-    assert width_for(3) == 512
-    assert width_for(50) == 512
-    assert width_for(100) == 512
-    assert width_for(200) == 896
+    assert [width_for(points, 1) for points in (3, 50, 100, 200)] == [768, 768, 1280, 2432]
+    assert [width_for(points, 2) for points in (3, 50, 100, 200)] == [512, 512, 512, 896]

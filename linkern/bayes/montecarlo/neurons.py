@@ -1,0 +1,314 @@
+r"""Networks of one hidden layer whose neurons move together and are accepted one by one.
+
+Given the error signals V, neurons of infinite width are independent, of law exp(-|eps|^2/2 + tau) with
+tau = gamma0^2 g_w |V^T phi|^2/2, phi = phi(root eps). N of them make the kernel, and V = M^{-1} Y, M = g_w Phi + T, answers to
+all of them at every kick, as in a network of width N whose readout is at its mode. The network's potential is
+U = (gamma0^2 N/2) Tr(Y^T V), and from one kick to the next
+
+    U' - U = -sum_i gamma0^2 g_w (V^T phi'_i . V'^T phi'_i - V^T phi_i . V'^T phi_i)/2,
+
+without error, for M'^{-1} - M^{-1} = -M^{-1} (M' - M) M'^{-1}. Every neuron has its share of the work done, and its own error of
+energy decides whether it goes or stays. A network that is accepted as a whole needs steps that shrink like N^{-1/4}, which its
+few strongly active neurons rule; here steps are 3 to 8 times as long at the same N (measured), whatever N.
+
+Neurons are accepted after every few kicks, and momenta, reversed where a neuron stays, forget little by little. Kicks of finite
+length push all neurons alike, so that V moves, by an error of order step^2 even at infinite width, until acceptance takes it
+back: after trajectories of a quarter turn kernels were 2 % off where they are .3 % off after two kicks (tanh). At infinite width
+V then stands still and each neuron has its law; at finite N error signals fluctuate, and averages differ by O(1/N).
+
+Beside all others, at every width, a neuron of a network has the law exp(-|eps|^2/2 + tau/(1 - t)), t = g_w phi^T M^{-1} phi/N (V
+with itself included; Sherman and Morrison's formula). So <(phi phi^T - Phi_lazy) exp(-tau/(1 - t))> = 0: prior draws among
+neurons need not be averaged over.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from linkern.activations.kinks import averaged_slope
+from linkern.bayes.montecarlo.law import Samples
+from linkern.bayes.montecarlo.network import Snapshot
+from linkern.bayes.montecarlo.saddle import Problem
+from linkern.networks.noise import standard_normal
+from linkern.numerics.threads import side_by_side
+
+__all__ = ["Neurons"]
+
+Floats = NDArray[np.float64]
+
+# Kicks between two acceptances, the angle in which momenta fall to 1/e, and that from one snapshot to the next.
+_KICKS, _MEMORY, _APART = 2, 2.0, 1.5
+# Steps, and the acceptance that they aim at, averaged over neurons by tau: those that learn decide.
+_FIRST_STEP, _STEPS, _ACCEPTANCE = 0.1, (0.003, 0.8), 0.9
+# Steps scatter, against resonances. Changes of the logarithm of the step per missing acceptance on the way to gamma0.
+_JITTER, _EARLY_GAIN = 0.1, 0.3
+# Where tilts vanish all count alike.
+_LEAST_STRENGTH = 1e-6
+_LEAST_REACH = 1e-30
+# Of 1 - t, against rounding.
+_LEAST_SHARE = 1e-6
+# Activations of all networks from which on threads gain, and of a network that are worked on at a time.
+_WORTH_THREADS, _BLOCK = 2 * 10**5, 2**17
+
+
+class Neurons:
+    """n networks of N neurons, moved in single precision: sums over neurons end in double.
+
+    Parameters
+    ----------
+    problem : Problem
+        Of one hidden layer.
+    width : int
+        N.
+    rng : numpy Generator
+    networks : int
+        n, drawn from the prior.
+
+    Attributes
+    ----------
+    step : float
+        Rotation angle between two kicks, adapted until drawing begins.
+
+    Notes
+    -----
+    A kick of a network costs 3 products N P^2 (r <= P of the data's rank instead of one P in two of them) and the solution of one
+    system of size P.
+    """
+
+    def __init__(self, problem: Problem, width: int, rng: np.random.Generator, *, networks: int) -> None:
+        self.width, self.step = width, _FIRST_STEP
+        self._field, self._gamma0 = _Field(problem), problem.gamma0
+        *streams, self._rng = rng.spawn(networks + 1)
+        self._accepted, self._moves = 0.0, 0
+        # Threads keep their networks.
+        self._parts = side_by_side(
+            lambda some: _Networks(self._field, width, streams[some]),
+            networks,
+            worthwhile=networks * width * len(problem.C) >= _WORTH_THREADS,
+        )
+
+    @property
+    def acceptance(self) -> float:
+        """Mean over neurons and the moves drawn so far."""
+        return self._accepted / max(self._moves, 1)
+
+    def climb(self, gamma0: float, moves: int, report: Callable[[Snapshot, float], None]) -> None:
+        """Raise gamma0 from `gamma0` to the problem's, geometrically."""
+        for share in (np.arange(1, moves + 1) / moves).tolist():
+            # Powers round.
+            rung = self._gamma0 if share == 1 else gamma0 * (self._gamma0 / gamma0) ** share
+            self._stride(_EARLY_GAIN * (self._move(rung)[1] - _ACCEPTANCE))
+            report(self.snapshot(), rung)
+
+    def settle(self, turns: int) -> None:
+        """Move through `turns` times the angle between snapshots and adapt the step, which is averaged in the end."""
+        average, count = 0.0, 0
+        for _ in range(turns):
+            for _ in range(self._moves_apart):
+                count += 1
+                self._stride((self._move(self._gamma0)[1] - _ACCEPTANCE) / math.sqrt(count + 3))
+                average += min(1.0, 4 / (count + 3)) * (math.log(self.step) - average)
+        self.step = math.exp(average)
+
+    def draw(self, count: int) -> list[Snapshot]:
+        """`count` snapshots."""
+        found = []
+        for _ in range(count):
+            for _ in range(self._moves_apart):
+                self._accepted += self._move(self._gamma0)[0]
+                self._moves += 1
+            found.append(self.snapshot())
+        return found
+
+    def snapshot(self) -> Snapshot:
+        """Networks as they are."""
+        kernels = np.concatenate(self._each(lambda part: part.kernels(self._gamma0)))
+        V, eps = (np.concatenate([getattr(part, name) for part in self._parts]) for name in ("V", "eps"))
+        return Snapshot(kernels[:, None], V, (eps,))
+
+    @property
+    def _moves_apart(self) -> int:
+        return max(1, round(_APART / (_KICKS * self.step)))
+
+    def _move(self, gamma0: float) -> tuple[float, float]:
+        """Some kicks; acceptance averaged over neurons, and by strength of their tilt."""
+        step = min(self.step * math.exp(_JITTER * self._rng.standard_normal()), _STEPS[1])
+        probability, tilt = np.hstack(self._each(lambda part: part.move(gamma0, step, _KICKS)))
+        return float(probability.mean()), float(probability @ tilt / tilt.sum())
+
+    def _stride(self, change: float) -> None:
+        self.step = min(max(self.step * math.exp(change), _STEPS[0]), _STEPS[1])
+
+    def _each(self, function: Callable[[_Networks], Floats]) -> list[Floats]:
+        parts = side_by_side(lambda some: [function(part) for part in self._parts[some]], len(self._parts))
+        return [result for part in parts for result in part]
+
+
+class _Field:
+    """What all networks share: the law of h, the labels, and how neurons make error signals."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.law, self.Y, self.temperature = problem.laws[0], problem.Y, problem.temperature
+        self.g = float(problem.variances[-1])
+        self.root = problem.root.astype(np.float32)
+        self.across = np.ascontiguousarray(self.root.T)
+        self.deviation = np.maximum(np.linalg.norm(problem.root, axis=1), _LEAST_REACH).astype(np.float32)
+        self.lazy = np.linalg.matrix_power(problem.whitening[0], 2)
+
+    def regression(self, kernels: Floats) -> Floats:
+        """M."""
+        return np.asarray(self.g * kernels + self.temperature * np.eye(len(self.Y)))
+
+    def signals(self, kernels: Floats) -> Floats:
+        """V; NaN where kernels overflowed."""
+        finite = np.isfinite(kernels).all(axis=(1, 2), keepdims=True)
+        V = np.linalg.solve(
+            self.regression(np.where(finite, kernels, 0.0)), np.broadcast_to(self.Y, (len(kernels), *self.Y.shape))
+        )
+        return np.where(finite, V, np.nan)
+
+    def force(self, h: Samples, s: Samples, V: Samples, step: float) -> Samples:
+        """(s V^T phi'(h)) root, phi' averaged at kinks over what a step crosses."""
+        phi, reach = self.law.activation, self.deviation * np.float32(step)
+        slope = averaged_slope(phi, h, reach) if self.law.kinked else phi.derivative(h)
+        # The factor of few columns is cheaper behind the product.
+        if s.shape[-1] == 1:
+            slope *= V.swapaxes(1, 2)
+            return np.asarray((slope @ self.root) * s)
+        slope *= s @ V.swapaxes(1, 2)
+        return np.asarray(slope @ self.root)
+
+
+class _View(NamedTuple):
+    """Preactivations and features of all neurons, block by block, V (k, P, O) in double, and V^T phi (k, N, O)."""
+
+    h: Sequence[Samples]
+    phi: Sequence[Samples]
+    V: Floats
+    s: Samples
+
+    def against(self, V: Floats) -> Samples:
+        """V^T phi of other error signals."""
+        return _against(self.phi, V)
+
+
+class _Networks:
+    """k networks of N neurons at eps, (k, N, r), and V."""
+
+    def __init__(self, field: _Field, width: int, rngs: list[np.random.Generator]) -> None:
+        self._field, self._rngs = field, rngs
+        self.eps, self._p = (self._normal(np.empty((len(rngs), width, field.root.shape[1]), np.float32)) for _ in range(2))
+        # Whatever the number of networks: sums over neurons must not depend on it.
+        rows = max(1, _BLOCK // len(field.Y))
+        self._rows = [np.s_[:, start : start + rows] for start in range(0, width, rows)]
+        with np.errstate(over="ignore", invalid="ignore"):
+            h = [self.eps[block] @ field.across for block in self._rows]
+            self._here = self._seen(h, [field.law.activation.value(part) for part in h])
+        if np.isnan(self.V).any():
+            raise ValueError(
+                f"activation: expected finite feature kernels on prior draws, {field.law.activation.name!r} overflows"
+            )
+
+    @property
+    def V(self) -> Floats:
+        """Error signals, (k, P, O)."""
+        return self._here.V
+
+    def kernels(self, gamma0: float) -> Floats:
+        """Phi, less what averages to zero, (k, P, P)."""
+        field, phi = self._field, np.concatenate(self._here.phi, axis=1)
+        N = phi.shape[1]
+        Phi = (_transposed(phi) @ phi).astype(np.float64) / N
+        precision = np.linalg.inv(field.regression(Phi)).astype(phi.dtype)
+        t = (field.g / N) * np.einsum("kip,kip->ki", phi @ precision, phi).astype(np.float64)
+        weights = np.exp(-self._tilt(gamma0) / np.clip(1 - t, _LEAST_SHARE, 1.0))
+        second = _transposed(phi * weights[..., None].astype(phi.dtype)) @ phi
+        return np.asarray(Phi - (second / N - weights.mean(axis=1)[:, None, None] * field.lazy))
+
+    def move(self, gamma0: float, step: float, kicks: int) -> Floats:
+        """Some kicks; acceptance and tau of every neuron, (2, k N)."""
+        eps, p, before = self.eps, self._refreshed(step * kicks), self._here
+        start = eps.copy(), p.copy()
+        strength, tilt = gamma0**2 * self._field.g, self._tilt(gamma0) + _LEAST_STRENGTH
+        gain = _squared(eps) + _squared(p)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for kick in range(kicks):
+                self._kick(strength * (step if kick else step / 2), step)
+                here = self._here
+                self._rotate(step)
+                gain += 2 * strength * _work(here, self._here)
+            self._kick(strength * step / 2, step)
+            gain -= _squared(eps) + _squared(p)
+            probability = np.where(np.isfinite(gain), np.exp(np.minimum(gain / 2, 0.0)), 0.0)
+        uniform = np.stack([rng.random(eps.shape[1]) for rng in self._rngs])
+        self._return(uniform >= probability, start, before)
+        return np.stack([probability.ravel(), tilt.ravel()])
+
+    def _kick(self, strength: float, step: float) -> None:
+        V, factor = self.V.astype(np.float32), np.float32(strength)
+        for block, h in zip(self._rows, self._here.h, strict=True):
+            self._p[block] += self._field.force(h, self._here.s[block] * factor, V, step)
+
+    def _rotate(self, angle: float) -> None:
+        """Positions and momenta into each other, and look."""
+        cos, sin = np.float32(math.cos(angle)), np.float32(math.sin(angle))
+        h = []
+        for block in self._rows:
+            x, p = self.eps[block], self._p[block]
+            self.eps[block], self._p[block] = cos * x + sin * p, cos * p - sin * x
+            h.append(self.eps[block] @ self._field.across)
+        self._here = self._seen(h, [self._field.law.activation.value(part) for part in h])
+
+    def _refreshed(self, angle: float) -> Samples:
+        """Momenta that have forgotten a part of themselves."""
+        kept = math.exp(-angle / _MEMORY)
+        self._p *= np.float32(kept)
+        self._p += np.float32(math.sqrt(1 - kept**2)) * self._normal(np.empty_like(self._p))
+        return self._p
+
+    def _return(self, rejected: NDArray[np.bool_], start: tuple[Samples, Samples], before: _View) -> None:
+        """Send neurons back the way they came, and look."""
+        self.eps[rejected], self._p[rejected] = start[0][rejected], -start[1][rejected]
+        here = self._here
+        for block, *pairs in zip(self._rows, here.h, before.h, here.phi, before.phi, strict=True):
+            some = rejected[block]
+            for part, old in (pairs[:2], pairs[2:]):
+                part[some] = old[some]
+        self._here = self._seen(here.h, here.phi)
+
+    def _seen(self, h: Sequence[Samples], phi: Sequence[Samples]) -> _View:
+        second = np.asarray(np.sum([_transposed(part) @ part for part in phi], axis=0, dtype=np.float64))
+        V = self._field.signals(second / self.eps.shape[1])
+        return _View(h, phi, V, _against(phi, V))
+
+    def _tilt(self, gamma0: float) -> Floats:
+        """tau of every neuron, (k, N)."""
+        return np.asarray(gamma0**2 * self._field.g / 2 * np.square(self._here.s, dtype=np.float64).sum(axis=-1))
+
+    def _normal(self, out: Samples) -> Samples:
+        for rng, part in zip(self._rngs, out, strict=True):
+            standard_normal(rng, part)
+        return out
+
+
+def _work(here: _View, there: _View) -> Floats:
+    """Change of |V^T phi|^2/2 of every neuron, (k, N), where V changes on the way: both ends see both."""
+    return np.asarray((there.s * there.against(here.V) - here.s * here.against(there.V)).sum(axis=-1, dtype=np.float64) / 2)
+
+
+def _against(phi: Sequence[Samples], V: Floats) -> Samples:
+    factor = V.astype(np.float32)
+    return np.concatenate([part @ factor for part in phi], axis=1)
+
+
+def _squared(x: Samples) -> Floats:
+    return np.asarray(np.einsum("kir,kir->ki", x, x, dtype=np.float64))
+
+
+def _transposed(array: Samples) -> Samples:
+    return array.swapaxes(-1, -2)
