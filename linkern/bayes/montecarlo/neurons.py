@@ -44,7 +44,7 @@ Floats = NDArray[np.float64]
 # Kicks between two acceptances, the angle in which momenta fall to 1/e, and that from one snapshot to the next.
 _KICKS, _MEMORY, _APART = 2, 2.0, 1.5
 # Steps, and the acceptance that they aim at, averaged over neurons by tau: those that learn decide.
-_FIRST_STEP, _STEPS, _ACCEPTANCE = 0.1, (0.003, 0.8), 0.9
+_FIRST_STEP, _STEPS, _ACCEPTANCE = 0.1, (0.003, 0.25), 0.9
 # Steps scatter, against resonances. Changes of the logarithm of the step per missing acceptance on the way to gamma0.
 _JITTER, _EARLY_GAIN = 0.1, 0.3
 # Where tilts vanish all count alike.

@@ -14,11 +14,12 @@ CASES = [
     *(("importance", *case) for case in (("relu", 2, 1), ("linear", 4, 1), ("linear", 3, 2), ("relu", 2, 2))),
     *(("networks", *case) for case in (("relu", 2, 1), ("tanh", 2, 1), ("linear", 3, 2), ("relu", 2, 2))),
 ]
-# Of networks half of the least width that is the default: extrapolation leaves a bias of 1/N^2.
+# Of networks the default width with one hidden layer, whose bias is of order 1/N, and half of it with more: extrapolation leaves
+# 1/N^2.
 BUDGETS = {
-    "particles": {"particles": 512, "max_samples": 4096},
-    "importance": {"max_samples": 4096},
-    "networks": {"particles": 2048, "max_samples": 16384},
+    "particles": {1: {"particles": 512, "max_samples": 4096}, 2: {"particles": 512, "max_samples": 4096}},
+    "importance": {1: {"max_samples": 4096}, 2: {"max_samples": 4096}},
+    "networks": {1: {"particles": 6144, "max_samples": 16384}, 2: {"particles": 2048, "max_samples": 16384}},
 }
 
 
@@ -50,11 +51,11 @@ def coverage(method, activation, P, depth, repeats=REPEATS, seed=0):
     """Per kind of quantity: how often intervals hold the truth, and the mean of (estimate - truth)/standard error."""
     X, y, X_new, setting = problem(P, depth)
     exact = truth(X, y, X_new, activation, setting)
-    new, g = NewInputs.of(X, X_new), setting["prior_variances"]
+    new, g, budget = NewInputs.of(X, X_new), setting["prior_variances"], BUDGETS[method][depth]
     inside = {name: [] for name in exact}
     scores = {name: [] for name in exact}
     for child in np.random.default_rng(seed).spawn(repeats):
-        found = solve_montecarlo(X, y, activation=activation, method=method, rng=child, tol=0.2, **BUDGETS[method], **setting)
+        found = solve_montecarlo(X, y, activation=activation, method=method, rng=child, tol=0.2, **budget, **setting)
 
         def everything(s: SaddleSample):
             f = predict(s, (), new, g).value[:, 0]
