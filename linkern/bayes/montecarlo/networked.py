@@ -55,7 +55,7 @@ _GROWTH, _PATIENCE = 1.5, 120
 # Snapshots per snapshot asked for that are enough: errors are not known to a twentieth.
 _ENOUGH = 1.1
 # Activations of neurons kept per layer, and of how many snapshots at least. Kernels are averaged over all.
-_KEPT, _LEAST_KEPT = 2**22, 2
+_KEPT, _LEAST_KEPT = 2**21, 2
 # Differences between halves of a run this unlikely are waited for, and reported where waiting did not help.
 _SUSPICIOUS, _DRIFT = 0.05, 1e-3
 _LARGEST_RHAT = 1.3

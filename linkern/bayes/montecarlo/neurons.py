@@ -9,7 +9,7 @@ U = (gamma0^2 N/2) Tr(Y^T V), and from one kick to the next
 
 without error, for M'^{-1} - M^{-1} = -M^{-1} (M' - M) M'^{-1}. Every neuron has its share of the work done, and its own error of
 energy decides whether it goes or stays. A network that is accepted as a whole needs steps that shrink like N^{-1/4}, which its
-few strongly active neurons rule; here steps are 3 to 8 times as long at the same N (measured), whatever N.
+few strongly active neurons rule; here they were 2 to 4 times as long at N = 1024, and do not depend on N (`benchmarks`).
 
 Neurons are accepted after every few kicks, and momenta, reversed where a neuron stays, forget little by little. Kicks of finite
 length push all neurons alike, so that V moves, by an error of order step^2 even at infinite width, until acceptance takes it

@@ -191,11 +191,15 @@ def _order(task: Task, method: str) -> tuple[str, ...]:
     """Methods to try until one has no doubts."""
     if method != "auto":
         return (method,)
-    if _coverable(task):
-        few = len(task.problem.C) <= _MOST_POINTS[task.problem.depth > 1]
-        return ("importance", "networks") if few else ("networks",)
+    problem = task.problem
+    deep = problem.depth > 1
+    if _coverable(task) and len(problem.C) <= _MOST_POINTS[deep]:
+        return "importance", "networks"
+    # Particles find strongly active neurons slowly.
+    if _coverable(task) or (problem.laws[0].homogeneous and not deep):
+        return ("networks",)
     # Of one hidden layer, networks took half as long.
-    return ("networks", "particles") if task.problem.depth == 1 else ("particles", "networks")
+    return ("particles", "networks") if deep else ("networks", "particles")
 
 
 def _coverable(task: Task) -> bool:
