@@ -1,7 +1,8 @@
 r"""The adaptive kernels as averages over networks.
 
-With one hidden layer networks are so wide that averages are those of infinite width (`neurons`): they climb from weak feature
-learning at the final temperature, and settle.
+With one hidden layer networks are so wide that averages are those of infinite width (`neurons`). They climb from weak feature
+learning at the final temperature; half of them go beyond the strength asked for and come back, so that what is slow is approached
+from both sides. They settle until the sides agree.
 
 With more, averages over networks of two widths are extrapolated. Narrow networks, the pilots, climb and settle. Their neurons at
 several times make all wide and narrow networks. There may be several solutions, where a symmetry breaks; narrow networks leave
@@ -41,8 +42,9 @@ Floats = NDArray[np.float64]
 # Wide over narrow, N over P, and the least N, if there is more than one hidden layer; N over P and the least N with one.
 _RATIO, _PER_POINT, _LEAST_WIDTH = 4, 4, 512
 _NEURONS_PER_POINT, _LEAST_NEURONS = 12, 768
-# gamma0 of the first rung over the last, rungs, and trajectories to settle for with one hidden layer.
-_START, _RUNGS, _SETTLING = 0.1, 40, 20
+# gamma0 of the first rung over the last; with one hidden layer, rungs, how far half of the networks go beyond, for how many
+# turns, and how many turns it takes all to settle.
+_START, _RUNGS, _BEYOND, _TURNS, _SETTLING = 0.1, 40, 2.0, 5, 20
 # The same with more: rungs, pilots, and trajectories that they, one wide network of each, and then all settle for.
 _PILOT_RUNGS, _PILOTS, _PILOT, _FOREGOING, _REFRESHING = 50, 4, 50, 30, 5
 # Trajectories from one state to the next that becomes a network of its own.
@@ -56,6 +58,8 @@ _GROWTH, _PATIENCE = 1.5, 120
 _ENOUGH = 1.1
 # Activations of neurons kept per layer, and of how many snapshots at least. Kernels are averaged over all.
 _KEPT, _LEAST_KEPT = 2**21, 2
+# Doublings of the time to settle while sides differ, how unlikely their difference must be, and the share that matters.
+_DOUBLINGS, _UNLIKELY, _SIDES = 3, 0.02, 0.01
 # Differences between halves of a run this unlikely are waited for, and reported where waiting did not help.
 _SUSPICIOUS, _DRIFT = 0.05, 1e-3
 _LARGEST_RHAT = 1.3
@@ -205,9 +209,19 @@ def _climbed(
     task: Task, networks: int, width: int, rng: np.random.Generator, keep: int, record: Callable[[Snapshot, float], None]
 ) -> tuple[list[_Run], list[str]]:
     """Networks of one hidden layer with the history of a first average, and nothing against where they started."""
-    nets = Neurons(task.problem, width, rng, networks=networks)
-    nets.climb(_start(task), _RUNGS, record)
-    return [_settled(task.problem, nets, _SETTLING, keep)], []
+    problem, nets = task.problem, Neurons(task.problem, width, rng, networks=networks)
+    nets.climb(_start(task), _RUNGS, record, beyond=_BEYOND, turns=_TURNS)
+    nets.settle(_SETTLING)
+    history, moved = nets.draw(_FIRST[0]), _SETTLING + _FIRST[0]
+    for _ in range(_DOUBLINGS):
+        tables = [_table(problem.Y, snapshot) for snapshot in history]
+        if _drift(tables) > _UNLIKELY and _hysteresis(tables, _UNLIKELY) < _SIDES:
+            break
+        # What was drawn is dropped.
+        for _ in range(moved - _FIRST[0]):
+            nets.draw(1)
+        history, moved = nets.draw(_FIRST[0]), 2 * moved
+    return [_Run(problem, nets, history, keep)], []
 
 
 def _arrived(
@@ -229,7 +243,7 @@ def _arrived(
         doubts = ["networks differ: there are several solutions, of which this is one (try other seeds), or they settle slowly"]
     wide = Networks(problem, width, rngs[1], start=_merged(history, chosen, networks, 1), step=ahead.step)
     narrow = Networks(problem, nets.width, rngs[2], start=_merged(pilots, chosen, networks, 1), step=nets.step)
-    return [_settled(problem, some, _REFRESHING, keep) for some in (wide, narrow)], doubts
+    return [_settled(problem, some, keep) for some in (wide, narrow)], doubts
 
 
 def _start(task: Task) -> float:
@@ -255,10 +269,10 @@ def _alike(kernels: Floats) -> list[int]:
     return farthest[np.median(farthest, axis=1).argmin()].argsort()[:2].tolist()
 
 
-def _settled(problem: Problem, nets: Networks | Neurons, moves: int, keep: int) -> _Run:
+def _settled(problem: Problem, nets: Networks, keep: int) -> _Run:
     """Networks that no longer drift, with a first history; what was drawn before is dropped."""
-    nets.settle(moves)
-    history = nets.draw(_FIRST[problem.depth > 1])
+    nets.settle(_REFRESHING)
+    history = nets.draw(_FIRST[1])
     for _ in range(_RESTARTS):
         if _drift([_table(problem.Y, snapshot) for snapshot in history]) > _SUSPICIOUS:
             break
@@ -301,6 +315,17 @@ def _drift(tables: Sequence[Floats]) -> float:
     return min(1.0, min(chances) * max(len(chances) - 1, 1))
 
 
+def _hysteresis(tables: Sequence[Floats], chance: float) -> float:
+    """Largest relative difference between the halves of the networks that is less likely than `chance`."""
+    means = np.mean(tables, axis=0)
+    half, largest = means.shape[1] // 2, 0.0
+    for row in means:
+        share = abs(row[:half].mean() - row[half:].mean()) / max(abs(row.mean()), np.finfo(float).tiny)
+        if share > _NONE and stats.ttest_ind(row[:half], row[half:]).pvalue * len(means) < chance:
+            largest = max(largest, float(share))
+    return largest
+
+
 def _apart(tables: Sequence[Floats]) -> bool:
     """Whether networks differ by more than chance allows, and by enough to matter."""
     blocks = np.stack([block.mean(axis=0) for block in np.array_split(np.array(tables), _BLOCKS)])
@@ -318,6 +343,11 @@ def _doubts(run: _Run) -> list[str]:
     doubts = []
     if _drift(run.tables) < _DRIFT:
         doubts.append(f"averages over networks of width {run.nets.width} still drift; try more samples")
+    sides = 0.0 if run.deep else _hysteresis(run.tables, _DRIFT)
+    if sides > _SIDES:
+        doubts.append(
+            f"networks that come from stronger feature learning differ from the others by {sides:.1%}; try more samples"
+        )
     rhat = _largest_rhat(run.tables)
     if rhat > _LARGEST_RHAT:
         # With one hidden layer the solution is unique.

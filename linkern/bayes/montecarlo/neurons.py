@@ -82,7 +82,7 @@ class Neurons:
 
     def __init__(self, problem: Problem, width: int, rng: np.random.Generator, *, networks: int) -> None:
         self.width, self.step = width, _FIRST_STEP
-        self._field, self._gamma0 = _Field(problem), problem.gamma0
+        self._field, self._gamma0, self._half = _Field(problem), problem.gamma0, networks // 2
         *streams, self._rng = rng.spawn(networks + 1)
         self._accepted, self._moves = 0.0, 0
         # Threads keep their networks.
@@ -91,27 +91,39 @@ class Neurons:
             networks,
             worthwhile=networks * width * len(problem.C) >= _WORTH_THREADS,
         )
+        self._learn(self._gamma0)
 
     @property
     def acceptance(self) -> float:
         """Mean over neurons and the moves drawn so far."""
         return self._accepted / max(self._moves, 1)
 
-    def climb(self, gamma0: float, moves: int, report: Callable[[Snapshot, float], None]) -> None:
-        """Raise gamma0 from `gamma0` to the problem's, geometrically."""
+    def climb(
+        self, gamma0: float, moves: int, report: Callable[[Snapshot, float], None], *, beyond: float = 1.0, turns: int = 0
+    ) -> None:
+        """Raise gamma0 from `gamma0` to the problem's, geometrically, and to `beyond` times that for half of the networks.
+
+        The latter stay there for `turns` times the angle between snapshots and come back: what is slow comes to its average from
+        both sides. Reported are the others.
+        """
+        last = self._gamma0
         for share in (np.arange(1, moves + 1) / moves).tolist():
             # Powers round.
-            rung = self._gamma0 if share == 1 else gamma0 * (self._gamma0 / gamma0) ** share
-            self._stride(_EARLY_GAIN * (self._move(rung)[1] - _ACCEPTANCE))
-            report(self.snapshot(), rung)
+            rung = last if share == 1 else gamma0 * (last / gamma0) ** share
+            self._learn(rung, gamma0 * (beyond * last / gamma0) ** share)
+            self._stride(_EARLY_GAIN * (self._move()[1] - _ACCEPTANCE))
+            kernels, V = self._seen()
+            report(Snapshot(kernels[: self._half], V[: self._half], ()), rung)
+        self.settle(turns)
+        self._learn(last)
 
     def settle(self, turns: int) -> None:
         """Move through `turns` times the angle between snapshots and adapt the step, which is averaged in the end."""
-        average, count = 0.0, 0
+        average, count = math.log(self.step), 0
         for _ in range(turns):
             for _ in range(self._moves_apart):
                 count += 1
-                self._stride((self._move(self._gamma0)[1] - _ACCEPTANCE) / math.sqrt(count + 3))
+                self._stride((self._move()[1] - _ACCEPTANCE) / math.sqrt(count + 3))
                 average += min(1.0, 4 / (count + 3)) * (math.log(self.step) - average)
         self.step = math.exp(average)
 
@@ -120,25 +132,37 @@ class Neurons:
         found = []
         for _ in range(count):
             for _ in range(self._moves_apart):
-                self._accepted += self._move(self._gamma0)[0]
+                self._accepted += self._move()[0]
                 self._moves += 1
             found.append(self.snapshot())
         return found
 
     def snapshot(self) -> Snapshot:
         """Networks as they are."""
-        kernels = np.concatenate(self._each(lambda part: part.kernels(self._gamma0)))
-        V, eps = (np.concatenate([getattr(part, name) for part in self._parts]) for name in ("V", "eps"))
-        return Snapshot(kernels[:, None], V, (eps,))
+        kernels, V = self._seen()
+        return Snapshot(kernels, V, (np.concatenate([part.eps for part in self._parts]),))
+
+    def _seen(self) -> tuple[Floats, Floats]:
+        """Kernels (n, 1, P, P) and error signals."""
+        kernels = np.concatenate(self._each(lambda part: part.kernels()))
+        return kernels[:, None], np.concatenate([part.V for part in self._parts])
+
+    def _learn(self, gamma0: float, other: float | None = None) -> None:
+        """Set gamma0, of the second half of the networks to another value."""
+        first = 0
+        for part in self._parts:
+            indices = first + np.arange(len(part.eps))
+            part.gamma0 = np.where(indices < self._half, gamma0, gamma0 if other is None else other)[:, None]
+            first += len(part.eps)
 
     @property
     def _moves_apart(self) -> int:
         return max(1, round(_APART / (_KICKS * self.step)))
 
-    def _move(self, gamma0: float) -> tuple[float, float]:
+    def _move(self) -> tuple[float, float]:
         """Some kicks; acceptance averaged over neurons, and by strength of their tilt."""
         step = min(self.step * math.exp(_JITTER * self._rng.standard_normal()), _STEPS[1])
-        probability, tilt = np.hstack(self._each(lambda part: part.move(gamma0, step, _KICKS)))
+        probability, tilt = np.hstack(self._each(lambda part: part.move(step, _KICKS)))
         return float(probability.mean()), float(probability @ tilt / tilt.sum())
 
     def _stride(self, change: float) -> None:
@@ -198,7 +222,9 @@ class _View(NamedTuple):
 
 
 class _Networks:
-    """k networks of N neurons at eps, (k, N, r), and V."""
+    """k networks of N neurons at eps, (k, N, r), V, and gamma0, (k, 1)."""
+
+    gamma0: Floats
 
     def __init__(self, field: _Field, width: int, rngs: list[np.random.Generator]) -> None:
         self._field, self._rngs = field, rngs
@@ -219,22 +245,22 @@ class _Networks:
         """Error signals, (k, P, O)."""
         return self._here.V
 
-    def kernels(self, gamma0: float) -> Floats:
+    def kernels(self) -> Floats:
         """Phi, less what averages to zero, (k, P, P)."""
         field, phi = self._field, np.concatenate(self._here.phi, axis=1)
         N = phi.shape[1]
         Phi = (_transposed(phi) @ phi).astype(np.float64) / N
         precision = np.linalg.inv(field.regression(Phi)).astype(phi.dtype)
         t = (field.g / N) * np.einsum("kip,kip->ki", phi @ precision, phi).astype(np.float64)
-        weights = np.exp(-self._tilt(gamma0) / np.clip(1 - t, _LEAST_SHARE, 1.0))
+        weights = np.exp(-self._tilt() / np.clip(1 - t, _LEAST_SHARE, 1.0))
         second = _transposed(phi * weights[..., None].astype(phi.dtype)) @ phi
         return np.asarray(Phi - (second / N - weights.mean(axis=1)[:, None, None] * field.lazy))
 
-    def move(self, gamma0: float, step: float, kicks: int) -> Floats:
+    def move(self, step: float, kicks: int) -> Floats:
         """Some kicks; acceptance and tau of every neuron, (2, k N)."""
         eps, p, before = self.eps, self._refreshed(step * kicks), self._here
         start = eps.copy(), p.copy()
-        strength, tilt = gamma0**2 * self._field.g, self._tilt(gamma0) + _LEAST_STRENGTH
+        strength, tilt = self.gamma0**2 * self._field.g, self._tilt() + _LEAST_STRENGTH
         gain = _squared(eps) + _squared(p)
         with np.errstate(over="ignore", invalid="ignore"):
             for kick in range(kicks):
@@ -249,8 +275,8 @@ class _Networks:
         self._return(uniform >= probability, start, before)
         return np.stack([probability.ravel(), tilt.ravel()])
 
-    def _kick(self, strength: float, step: float) -> None:
-        V, factor = self.V.astype(np.float32), np.float32(strength)
+    def _kick(self, strength: Floats, step: float) -> None:
+        V, factor = self.V.astype(np.float32), strength.astype(np.float32)[..., None]
         for block, h in zip(self._rows, self._here.h, strict=True):
             self._p[block] += self._field.force(h, self._here.s[block] * factor, V, step)
 
@@ -286,9 +312,9 @@ class _Networks:
         V = self._field.signals(second / self.eps.shape[1])
         return _View(h, phi, V, _against(phi, V))
 
-    def _tilt(self, gamma0: float) -> Floats:
+    def _tilt(self) -> Floats:
         """tau of every neuron, (k, N)."""
-        return np.asarray(gamma0**2 * self._field.g / 2 * np.square(self._here.s, dtype=np.float64).sum(axis=-1))
+        return np.asarray(self.gamma0**2 * self._field.g / 2 * np.square(self._here.s, dtype=np.float64).sum(axis=-1))
 
     def _normal(self, out: Samples) -> Samples:
         for rng, part in zip(self._rngs, out, strict=True):

@@ -100,7 +100,9 @@ def hurried(monkeypatch):
     """Few trajectories: what is tested does not need networks that have arrived."""
     for name, value in (
         ("_RUNGS", 4),
+        ("_TURNS", 1),
         ("_SETTLING", 2),
+        ("_DOUBLINGS", 0),
         ("_PILOT_RUNGS", 4),
         ("_PILOT", 2),
         ("_FOREGOING", 2),
@@ -204,6 +206,51 @@ def test_networks_that_drift_or_disagree_are_reported():
     assert "width 64 still drift" in doubts(np.linspace(0, 0.1, 20)[:, None])[0]
     (apart,) = doubts(0.1 * (np.arange(8) < 4))
     assert "width 64 disagree, R-hat" in apart
+
+
+def test_sides_that_differ_are_noticed():
+    problem = module.Task.checked(*data(2)[:2], None, 1, 1.0, 8.0, "relu", 1.0).problem
+    nets = types.SimpleNamespace(width=64)
+    for shift, expected in ((0.0, 0.0), (0.05, 0.05), (-0.05, 0.05), (0.004, 0.0)):
+        drawn = [snapshot._replace(kernels=snapshot.kernels[:, :1]) for snapshot in history(shift * (np.arange(8) < 4))]
+        tables = [module._table(problem.Y, snapshot) for snapshot in drawn]
+        assert module._hysteresis(tables, 1e-3) == pytest.approx(expected, abs=0.01 if expected else 0)
+        doubts = [doubt for doubt in module._doubts(module._Run(problem, nets, drawn, 5)) if "stronger feature learning" in doubt]
+        assert len(doubts) == (expected > 0)
+
+
+def test_networks_settle_until_sides_agree(monkeypatch):
+    """Those that come from beyond need 50 turns to come back."""
+    turns = []
+
+    class Slow:
+        width, acceptance = 64, 1.0
+
+        def __init__(self, problem, width, rng, *, networks):
+            self.rng = rng
+
+        def climb(self, *args, **kwargs):
+            assert kwargs["beyond"] > 1
+
+        def settle(self, count):
+            turns.extend(range(count))
+
+        def draw(self, count):
+            found = []
+            for _ in range(count):
+                turns.append(0)
+                size = 1 + 1e-3 * self.rng.standard_normal(8) + 0.2 * (np.arange(8) >= 4) * np.exp(-len(turns) / 50)
+                K, V = size[:, None, None, None] * np.eye(2), size[:, None, None] * np.ones((2, 1))
+                found.append(network.Snapshot(K, V, (np.ones((8, 4, 2)),)))
+            return found
+
+    monkeypatch.setattr(module, "Neurons", Slow)
+    task = module.Task.checked(*data(2)[:2], None, 1, 1.0, 8.0, "relu", 1.0)
+    (run,), doubts = module._climbed(task, 8, 64, np.random.default_rng(0), 5, None)
+    assert not doubts
+    assert len(turns) >= 150
+    assert run.count == 12
+    np.testing.assert_allclose(run.kernels, np.broadcast_to(np.eye(2), (8, 1, 2, 2)), atol=0.02)
 
 
 def test_runs_average_over_all_and_keep_some_neurons():

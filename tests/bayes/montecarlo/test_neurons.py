@@ -40,7 +40,7 @@ def test_force_is_the_gradient_of_the_networks_energy(outputs):
     posed = problem(X, Y)
     (part,) = population(posed, 5)._parts
     part._p[:] = 0
-    part._kick(GAMMA0**2 * G[1], 0.1)
+    part._kick(part.gamma0**2 * G[1], 0.1)
     rng, h = np.random.default_rng(1), 1e-3
     for eps, force in zip(part.eps.astype(float), part._p, strict=True):
         direction = rng.standard_normal(eps.shape)
@@ -68,7 +68,7 @@ def test_neurons_that_stay_turn_round_and_signals_are_those_of_where_neurons_are
     (part,) = population(posed, 64)._parts
     start, momenta, refreshed = part.eps.copy(), [], part._refreshed
     part._refreshed = lambda angle: momenta.append(refreshed(angle).copy()) or part._p
-    probability = part.move(GAMMA0, 1.5, 2)[0]
+    probability = part.move(1.5, 2)[0]
     assert 0.05 < probability.mean() < 0.95
     stayed = (part.eps == start).all(axis=-1)
     assert stayed.any()
@@ -85,7 +85,7 @@ def test_small_steps_lose_no_energy():
     nets = population(problem(X, Y, "tanh"), 128)
     losses = []
     for step in (0.2, 0.1):
-        probability = np.hstack([[part.move(GAMMA0, step, 2)[0] for part in nets._parts] for _ in range(40)])
+        probability = np.hstack([[part.move(step, 2)[0] for part in nets._parts] for _ in range(40)])
         losses.append(1 - probability.mean())
     # Errors of energy are of order step^3 after one step and step^2 after many.
     assert losses[0] < 0.05
@@ -155,10 +155,22 @@ def test_weak_feature_learning_leaves_prior_draws():
 
 def test_networks_climb_to_their_problem():
     X, Y = labelled()
-    nets, seen = population(problem(X, Y, "tanh"), 32), []
-    nets.climb(0.1, 5, lambda snapshot, rung: seen.append(rung))
-    assert seen[-1] == GAMMA0
-    np.testing.assert_allclose(np.diff(np.log(seen)), np.log(GAMMA0 / 0.1) / 5)
+    nets, seen = population(problem(X, Y, "tanh"), 32, networks=4), []
+    (part,) = nets._parts
+
+    def note(snapshot, rung):
+        assert snapshot.kernels.shape == (2, 1, 3, 3)
+        np.testing.assert_array_equal(snapshot.V, part.V[:2])
+        seen.append((rung, *part.gamma0[1:3, 0]))
+
+    nets.climb(0.1, 5, note, beyond=1.5, turns=1)
+    rungs, first, second = np.array(seen).T
+    np.testing.assert_array_equal(rungs, first)
+    assert rungs[-1] == GAMMA0
+    assert second[-1] == pytest.approx(1.5 * GAMMA0)
+    for path in (first, second):
+        np.testing.assert_allclose(np.diff(np.log(path)), np.log(path[-1] / 0.1) / 5)
+    np.testing.assert_array_equal(part.gamma0, GAMMA0)
     nets.settle(3)
     assert 0.003 <= nets.step <= 0.8
 
