@@ -140,12 +140,12 @@ def solve_montecarlo(
     Networks of one hidden layer, whose neurons are accepted one by one, bias kernels by O(1/N) and by what a step leaves: 0.1 to
     0.3 % (measured), which standard errors do not know; `residual` is several times that. Half of them come from twice gamma0:
     what is slow (smooth activations, many points) shows as a difference, for which they wait, and which the status tells if it
-    stays. Cost: 40 rungs, 25 turns to settle and 12 or more to average over, of 1.5 over the step kicks (6 for smooth activations,
-    10 to 40 for kinks at beta = 50), each 3 products 8 N P^2.
+    stays. Cost: 40 rungs, 25 turns to settle and 12 or more to average over, of 1.5 over the step kicks (6 for smooth
+    activations, 10 to 40 for kinks at beta = 50), each 3 products 8 N P^2.
 
-    Networks of more layers are biased by O(1/N^2), which `residual` tells the order of. Cost: some 100 trajectories of 8 N neurons,
-    of pi/2 over the step kicks (20 for smooth activations, 100 and more for kinks), each 5 products 8 N P^2 and 8 eigenproblems
-    of size P per layer.
+    Networks of more layers are biased by O(1/N^2), which `residual` tells the order of. Cost: some 100 trajectories of 8 N
+    neurons, of pi/2 over the step kicks (20 for smooth activations, 100 and more for kinks), each 5 products 8 N P^2 and 8
+    eigenproblems of size P per layer.
 
     Digits, relu, gamma0 = 1, beta = 50, two cores with threadpoolctl: 5 s for P = 50, L = 1; 20 s for P = 200, L = 1, every input
     standardised; 60 to 80 s for P = 50, L = 2.
