@@ -140,7 +140,7 @@ def networked(
 ) -> Outcome:
     """Average networks of `width`, and of more layers narrower ones, until the standard errors of the kernels are `tol`.
 
-    At most `most` neurons are averaged over per layer, but those of 8 trajectories at least.
+    At most `most` neurons are averaged over per layer, but those of a first average at least.
     """
     problem, particles = task.problem, networks * width
     largest = _MOST if most is None else max(most // particles, _LEAST)
@@ -217,7 +217,7 @@ def _climbed(
         tables = [_table(problem.Y, snapshot) for snapshot in history]
         if _drift(tables) > _UNLIKELY and _hysteresis(tables, _UNLIKELY) < _SIDES:
             break
-        # What was drawn is dropped.
+        # What was drawn is dropped, one at a time: neurons take memory.
         for _ in range(moved - _FIRST[0]):
             nets.draw(1)
         history, moved = nets.draw(_FIRST[0]), 2 * moved
