@@ -39,9 +39,11 @@ __all__ = ["networked", "width_for"]
 
 Floats = NDArray[np.float64]
 
-# Wide over narrow, N over P, and the least N, if there is more than one hidden layer; N over P and the least N with one.
+# Wide over narrow, N over P, and the least N, if there is more than one hidden layer.
 _RATIO, _PER_POINT, _LEAST_WIDTH = 4, 4, 512
-_NEURONS_PER_POINT, _LEAST_NEURONS = 12, 768
+# N over P and the least N with one, for errors of _COARSE. Smaller ones ask for less bias, too, and for so many neurons that
+# wider networks cost little; up to _WIDER times as wide.
+_NEURONS_PER_POINT, _LEAST_NEURONS, _COARSE, _WIDER = 12, 768, 0.007, 8
 # gamma0 of the first rung over the last; with one hidden layer, rungs, how far half of the networks go beyond, for how many
 # turns, and how many turns it takes all to settle.
 _START, _RUNGS, _BEYOND, _TURNS, _SETTLING = 0.1, 40, 2.0, 5, 20
@@ -70,10 +72,13 @@ _LEAST_EFFECTIVE = 0.5
 _NONE = 1e-6
 
 
-def width_for(points: int, depth: int) -> int:
+def width_for(points: int, depth: int, tol: float) -> int:
     """Neurons per layer of the wide networks, a multiple of 128."""
-    ratio, least = (_NEURONS_PER_POINT, _LEAST_NEURONS) if depth == 1 else (_PER_POINT, _LEAST_WIDTH)
-    return 128 * math.ceil(max(least, ratio * points) / 128)
+    if depth > 1:
+        width = float(max(_LEAST_WIDTH, _PER_POINT * points))
+    else:
+        width = max(_LEAST_NEURONS, _NEURONS_PER_POINT * points) * min(max(_COARSE / tol, 1.0), _WIDER)
+    return 128 * math.ceil(width / 128)
 
 
 class _Run:

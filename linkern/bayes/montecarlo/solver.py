@@ -96,7 +96,7 @@ def solve_montecarlo(
         Methods that share nothing but the equations check each other.
     particles : int, optional
         Particles per layer and snapshot, at least 512; by default 80 P between 4096 and 8192. Of networks 8 times the width N of
-        the wider ones, by default 4 P or 512, and 12 P or 768 with one hidden layer.
+        the wider ones, by default 4 P or 512, and with one hidden layer 12 P or 768, times .007/tol if that is more than 1.
     max_samples : int, optional
         Most particles x snapshots to pool per layer; by default what 100 MB hold, or 400 snapshots of networks.
     rng : int or Generator
@@ -138,7 +138,8 @@ def solve_montecarlo(
     say so where several of them differ.
 
     Networks of one hidden layer, whose neurons are accepted one by one, bias kernels by O(1/N) and by what a step leaves: 0.1 to
-    0.3 % (measured), which standard errors do not know; `residual` is several times that. Half of them come from twice gamma0:
+    0.4 % at the default width, overlaps up to twice that (measured), which standard errors do not know; `residual` is some three
+    times that. Half of them come from twice gamma0:
     what is slow (smooth activations, many points) shows as a difference, for which they wait, and which the status tells if it
     stays. Cost: 40 rungs, 25 turns to settle and 12 or more to average over, of 1.5 over the step kicks (6 for smooth
     activations, 10 to 40 for kinks at beta = 50), each 3 products 8 N P^2.
@@ -170,7 +171,7 @@ def solve_montecarlo(
             if kind == "importance":
                 found = _by_importance(task, tol, most, run_rng, callback, patient=method == "importance")
             elif kind == "networks":
-                width = width_for(P, task.problem.depth) if particles is None else 32 * math.ceil(count / (32 * GROUPS))
+                width = width_for(P, task.problem.depth, tol) if particles is None else 32 * math.ceil(count / (32 * GROUPS))
                 found = networked(task, tol, max_samples, network_rng, callback, networks=GROUPS, width=width)
             else:
                 found = _by_particles(task, count, tol, most, (run_rng, draw_rng), callback, required=method == "particles")

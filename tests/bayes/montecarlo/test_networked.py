@@ -301,6 +301,7 @@ def test_the_pilots_with_most_company_are_followed():
     assert module._alike(kernels) == [2, 0]
 
 
-def test_width_follows_points():
-    assert [width_for(points, 1) for points in (3, 50, 100, 200)] == [768, 768, 1280, 2432]
-    assert [width_for(points, 2) for points in (3, 50, 100, 200)] == [512, 512, 512, 896]
+def test_width_follows_points_and_errors_asked_for():
+    assert [width_for(points, 1, 0.01) for points in (3, 50, 100, 200)] == [768, 768, 1280, 2432]
+    assert [width_for(50, 1, tol) for tol in (0.007, 0.0035, 1e-5)] == [768, 1536, 6144]
+    assert [width_for(points, 2, 1e-3) for points in (3, 50, 100, 200)] == [512, 512, 512, 896]
