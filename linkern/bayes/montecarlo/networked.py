@@ -1,8 +1,8 @@
 r"""The adaptive kernels as averages over networks.
 
-With one hidden layer networks are so wide that averages are those of infinite width (`neurons`). They climb from weak feature
-learning at the final temperature; half of them go beyond the strength asked for and come back, so that what is slow is approached
-from both sides. They settle until the sides agree.
+With one hidden layer networks are so wide that averages are nearly those of infinite width (`neurons`). They climb from weak
+feature learning at the final temperature; half of them go beyond the strength asked for and come back, so that what is slow is
+approached from both sides. They settle until the sides agree, or for as long as is worth waiting.
 
 With more, averages over networks of two widths are extrapolated. Narrow networks, the pilots, climb and settle. Their neurons at
 several times make all wide and narrow networks. There may be several solutions, where a symmetry breaks; narrow networks leave
@@ -12,7 +12,7 @@ a + b/N + O(1/N^2), so that a = wide + (wide - narrow)/(k - 1).
 Trajectories are averaged until the spread over networks, which share nothing but their step and where they come from, is what
 was asked for. The kernels are <Phi_N>, and V solves (g_w Phi + T) V = Y with them. <V_N>, whose equation
 <g_w Phi_N V_N> + T <V_N> = Y holds with the fluctuations of Phi_N, is farther from infinite width. How badly it solves the
-equation is the residual: of the order of what the width leaves, and with one hidden layer several times that.
+equation is the residual: of the order of what the width leaves, and with one hidden layer some three times that.
 """
 
 from __future__ import annotations

@@ -13,8 +13,9 @@ few strongly active neurons rule; here they were 2 to 4 times as long at N = 102
 
 Neurons are accepted after every few kicks, and momenta, reversed where a neuron stays, forget little by little. Kicks of finite
 length push all neurons alike, so that V moves, by an error of order step^2 even at infinite width, until acceptance takes it
-back: after trajectories of a quarter turn kernels were 2 % off where they are .3 % off after two kicks (tanh). At infinite width
-V then stands still and each neuron has its law; at finite N error signals fluctuate, and averages differ by O(1/N).
+back: overlaps y^T Phi y that were 2 % off after trajectories of a quarter turn are .2 to .5 % off after two kicks (tanh). At
+infinite width V then stands still and each neuron has its law; at finite N error signals fluctuate, and averages differ by
+O(1/N).
 
 Beside all others, at every width, a neuron of a network has the law exp(-|eps|^2/2 + tau/(1 - t)), t = g_w phi^T M^{-1} phi/N (V
 with itself included; Sherman and Morrison's formula). So <(phi phi^T - Phi_lazy) exp(-tau/(1 - t))> = 0: prior draws among
