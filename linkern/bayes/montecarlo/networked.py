@@ -23,8 +23,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
+from linkern.bayes.montecarlo.agreement import apart, drift, hysteresis, largest_rhat, table
 from linkern.bayes.montecarlo.anneal import Rung
 from linkern.bayes.montecarlo.law import Samples
 from linkern.bayes.montecarlo.network import Networks, Snapshot
@@ -33,7 +33,6 @@ from linkern.bayes.montecarlo.neurons import Neurons
 from linkern.bayes.montecarlo.outcome import Outcome, relative_errors
 from linkern.bayes.montecarlo.saddle import Problem
 from linkern.bayes.montecarlo.task import Task
-from linkern.networks.diagnostics import split_rhat
 
 __all__ = ["networked", "width_for"]
 
@@ -65,11 +64,7 @@ _DOUBLINGS, _UNLIKELY, _SIDES = 3, 0.02, 0.01
 # Differences between halves of a run this unlikely are waited for, and reported where waiting did not help.
 _SUSPICIOUS, _DRIFT = 0.05, 1e-3
 _LARGEST_RHAT = 1.3
-# Parts of the run of networks that are chosen from, the share by which these may differ, and how unlikely more than that must be.
-_BLOCKS, _MATTERS, _CHANCE = 4, 0.03, 0.05
 _LEAST_EFFECTIVE = 0.5
-# Of differences: share of the mean that counts as none, whatever its significance.
-_NONE = 1e-6
 
 
 def width_for(points: int, depth: int, tol: float) -> int:
@@ -109,7 +104,7 @@ class _Run:
         """Average over these, too."""
         for snapshot in history:
             self.count += 1
-            self.tables.append(_table(self._Y, snapshot))
+            self.tables.append(table(self._Y, snapshot))
             self.eps.append(snapshot.eps)
             self._kernels = self._kernels + snapshot.kernels
             self._V = self._V + snapshot.V
@@ -219,8 +214,8 @@ def _climbed(
     nets.settle(_SETTLING)
     history, moved = nets.draw(_FIRST[0]), _SETTLING + _FIRST[0]
     for _ in range(_DOUBLINGS):
-        tables = [_table(problem.Y, snapshot) for snapshot in history]
-        if _drift(tables) > _UNLIKELY and _hysteresis(tables, _UNLIKELY) < _SIDES:
+        tables = [table(problem.Y, snapshot) for snapshot in history]
+        if drift(tables) > _UNLIKELY and hysteresis(tables, _UNLIKELY) < _SIDES:
             break
         # What was drawn is dropped, one at a time: neurons take memory.
         for _ in range(moved - _FIRST[0]):
@@ -244,7 +239,7 @@ def _arrived(
     history = ahead.draw(_APART * networks // _PILOTS)
     chosen = _alike(np.mean([snapshot.kernels for snapshot in history], axis=0))
     doubts: list[str] = []
-    if _apart([_table(problem.Y, snapshot) for snapshot in history]):
+    if apart([table(problem.Y, snapshot) for snapshot in history]):
         doubts = ["networks differ: there are several solutions, of which this is one (try other seeds), or they settle slowly"]
     wide = Networks(problem, width, rngs[1], start=_merged(history, chosen, networks, 1), step=ahead.step)
     narrow = Networks(problem, nets.width, rngs[2], start=_merged(pilots, chosen, networks, 1), step=nets.step)
@@ -279,7 +274,7 @@ def _settled(problem: Problem, nets: Networks, keep: int) -> _Run:
     nets.settle(_REFRESHING)
     history = nets.draw(_FIRST[1])
     for _ in range(_RESTARTS):
-        if _drift([_table(problem.Y, snapshot) for snapshot in history]) > _SUSPICIOUS:
+        if drift([table(problem.Y, snapshot) for snapshot in history]) > _SUSPICIOUS:
             break
         history = history[len(history) // 2 :]
         history.extend(nets.draw(len(history)))
@@ -306,54 +301,16 @@ def _rung(problem: Problem, snapshot: Snapshot, gamma0: float) -> Rung:
     return Rung(gamma0, problem.temperature, signal, power, all_kernels, 1.0, problem.misfit(kernels[-1], V))
 
 
-def _table(Y: Floats, snapshot: Snapshot) -> Floats:
-    signal = np.einsum("po,npo->n", Y, snapshot.V)
-    return np.vstack([signal, np.einsum("po,nlpq,qo->ln", Y, snapshot.kernels, Y, optimize=True)])
-
-
-def _drift(tables: Sequence[Floats]) -> float:
-    """How likely the most surprising difference between halves of the run is under stationarity."""
-    half, chances = len(tables) // 2, [1.0]
-    for late, early in zip(np.mean(tables[-half:], axis=0), np.mean(tables[:half], axis=0), strict=True):
-        if np.abs(late - early).max() > _NONE * np.abs(late).max():
-            chances.append(float(stats.ttest_rel(late, early).pvalue))
-    return min(1.0, min(chances) * max(len(chances) - 1, 1))
-
-
-def _hysteresis(tables: Sequence[Floats], chance: float) -> float:
-    """Largest relative difference between the halves of the networks that is less likely than `chance`."""
-    means = np.mean(tables, axis=0)
-    half, largest = means.shape[1] // 2, 0.0
-    for row in means:
-        share = abs(row[:half].mean() - row[half:].mean()) / max(abs(row.mean()), np.finfo(float).tiny)
-        if share > _NONE and stats.ttest_ind(row[:half], row[half:]).pvalue * len(means) < chance:
-            largest = max(largest, float(share))
-    return largest
-
-
-def _apart(tables: Sequence[Floats]) -> bool:
-    """Whether networks differ by more than chance allows, and by enough to matter."""
-    blocks = np.stack([block.mean(axis=0) for block in np.array_split(np.array(tables), _BLOCKS)])
-    means = blocks.mean(axis=0)
-    matters = np.ptp(means, axis=1) > _MATTERS * np.abs(means.mean(axis=1))
-    chances = [float(stats.f_oneway(*blocks[:, row].T).pvalue) for row in np.flatnonzero(matters)]
-    return min(chances, default=1.0) < _CHANCE
-
-
-def _largest_rhat(tables: Sequence[Floats]) -> float:
-    return float(split_rhat(np.array(tables).swapaxes(0, 2).swapaxes(1, 2)).max())
-
-
 def _doubts(run: _Run) -> list[str]:
     doubts = []
-    if _drift(run.tables) < _DRIFT:
+    if drift(run.tables) < _DRIFT:
         doubts.append(f"averages over networks of width {run.nets.width} still drift; try more samples")
-    sides = 0.0 if run.deep else _hysteresis(run.tables, _DRIFT)
+    sides = 0.0 if run.deep else hysteresis(run.tables, _DRIFT)
     if sides > _SIDES:
         doubts.append(
             f"networks that come from stronger feature learning differ from the others by {sides:.1%}; try more samples"
         )
-    rhat = _largest_rhat(run.tables)
+    rhat = largest_rhat(run.tables)
     if rhat > _LARGEST_RHAT:
         # With one hidden layer the solution is unique.
         reason = "several solutions, or too few samples" if run.deep else "too few samples"

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from linkern.bayes import solve_linear
-from linkern.bayes.montecarlo import network, solve_montecarlo, solve_quadrature, solver
+from linkern.bayes.montecarlo import agreement, network, solve_montecarlo, solve_quadrature, solver
 from linkern.bayes.montecarlo import networked as module
 from linkern.bayes.montecarlo.networked import width_for
 from linkern.lazy import layer_kernels
@@ -213,8 +213,8 @@ def test_sides_that_differ_are_noticed():
     nets = types.SimpleNamespace(width=64)
     for shift, expected in ((0.0, 0.0), (0.05, 0.05), (-0.05, 0.05), (0.004, 0.0)):
         drawn = [snapshot._replace(kernels=snapshot.kernels[:, :1]) for snapshot in history(shift * (np.arange(8) < 4))]
-        tables = [module._table(problem.Y, snapshot) for snapshot in drawn]
-        assert module._hysteresis(tables, 1e-3) == pytest.approx(expected, abs=0.01 if expected else 0)
+        tables = [agreement.table(problem.Y, snapshot) for snapshot in drawn]
+        assert agreement.hysteresis(tables, 1e-3) == pytest.approx(expected, abs=0.01 if expected else 0)
         doubts = [doubt for doubt in module._doubts(module._Run(problem, nets, drawn, 5)) if "stronger feature learning" in doubt]
         assert len(doubts) == (expected > 0)
 
@@ -284,7 +284,7 @@ def test_merged_networks_have_neurons_of_one_pilot_and_nothing_in_common(chosen,
 def test_pilots_on_different_solutions_are_noticed():
     problem = module.Task.checked(*data(2)[:2], None, 2, 1.0, 8.0, "relu", 1.0).problem
     for shift, expected in ((0.0, False), (0.1 * (np.arange(8) < 2), True), (0.02 * (np.arange(8) < 2), False)):
-        assert module._apart([module._table(problem.Y, snapshot) for snapshot in history(shift)]) is expected
+        assert agreement.apart([agreement.table(problem.Y, snapshot) for snapshot in history(shift)]) is expected
 
 
 def test_extrapolation_removes_what_falls_like_the_inverse_width():
