@@ -17,6 +17,7 @@ from linkern.bayes.montecarlo.law import Tilt
 from linkern.bayes.montecarlo.particles import Population
 from linkern.bayes.montecarlo.saddle import Found, Problem, State, solve_on
 from linkern.bayes.montecarlo.samples import SampledLayer
+from linkern.numerics.threads import side_by_side
 from linkern.solution import ConvergenceError
 
 __all__ = ["Ensemble", "LawPoint", "Rung"]
@@ -173,8 +174,11 @@ class Ensemble:
 
     def wander(self, law: LawPoint) -> None:
         """Move all particles under the law that they follow already."""
-        for q, root, tilt in zip(self.populations, law.roots, law.tilts, strict=True):
-            q.move(root, tilt)
+        populations, roots, tilts = self.populations, law.roots, law.tilts
+        side_by_side(
+            lambda some: [q.move(*where) for q, *where in zip(populations[some], roots[some], tilts[some], strict=True)],
+            len(populations),
+        )
         self.law = law
         self.layers = [
             SampledLayer.following(q.law, q.eps, root, tilt)

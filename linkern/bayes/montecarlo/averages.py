@@ -92,6 +92,8 @@ class View:
         Groups and snapshots.
     cut : float
         Distance of log-weights from their median beyond which they are cut.
+    excess : (P, P) array or 0
+        What averages of phi phi^T are known to have too much.
     """
 
     def __init__(
@@ -103,8 +105,10 @@ class View:
         root: Samples,
         shape: tuple[int, int] = (1, 1),
         cut: float = math.inf,
+        excess: Floats | float = 0.0,
     ) -> None:
         self.law, self.eps, self.squared, self.reference, self.shape, self.cut = law, eps, squared, reference, shape, cut
+        self.excess = np.broadcast_to(excess, (len(root), len(root)))
         self.root = root.astype(eps.dtype)
         self.phi = np.empty((len(eps), len(root)), dtype=eps.dtype)
         for rows in blocks(len(eps)):
@@ -129,7 +133,7 @@ class View:
 
     def kernel(self, w: Floats, rho: Floats) -> Floats:
         """<phi phi^T>."""
-        return _symmetric(gram(self.phi, w * rho, self.phi))
+        return _symmetric(gram(self.phi, w * rho, self.phi)) - self.excess
 
     def dual(self, base: Floats, tilt: Tilt, w: Floats, rho: Floats) -> Floats:
         """-2 d ln Z/dK of this layer at K = base."""

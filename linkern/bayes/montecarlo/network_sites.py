@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from linkern.bayes.montecarlo.averages import View
-from linkern.bayes.montecarlo.carry import carry
+from linkern.bayes.montecarlo.carry import carry, few
 from linkern.bayes.montecarlo.law import Samples, Tilt, roots_of
 from linkern.bayes.montecarlo.saddle import Problem
 from linkern.bayes.montecarlo.sites import SaddleSample, SiteEnsemble
@@ -19,9 +19,6 @@ from linkern.numerics.threads import side_by_side
 __all__ = ["network_sites"]
 
 Floats = NDArray[np.float64]
-
-# Neurons per entry of a kernel that can carry all of them.
-_PER_UNKNOWN = 16
 
 
 def network_sites(
@@ -50,10 +47,9 @@ def _solution(problem: Problem, kernels: Floats, eps: Sequence[Samples]) -> tupl
     for l, law in enumerate(problem.laws):
         root = problem.root if l == 0 else roots_of(g[l] * kernels[l - 1])[0]
         views.append(View(law, eps[l], np.ones(len(eps[l])), np.zeros(len(eps[l])), root))
-        phi, unknowns = views[l].phi, len(V) * (len(V) + 1) // 2
+        phi = views[l].phi
         # The readout asks for its own directions only.
-        few = l == L - 1 and len(phi) < _PER_UNKNOWN * unknowns
-        weights, error = carry(phi, kernels[l], V if few else None)
+        weights, error = carry(phi, kernels[l], V if l == L - 1 and few(phi) else None)
         mismatch = max(mismatch, error)
         sites.append(SiteEnsemble(root @ root.T, eps[l], root, weights, law.activation))
     tilts = [Tilt.of_readout(V, problem.gamma0**2 * float(g[L]))]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from linkern.bayes.montecarlo.anneal import Rung
+from linkern.bayes.montecarlo.carry import carry, few
 from linkern.bayes.montecarlo.lobes import LobeCheck
 from linkern.bayes.montecarlo.saddle import Found, Problem, State, solve_on
 from linkern.bayes.montecarlo.samples import SampledLayer
@@ -95,13 +96,19 @@ class Average:
     ) -> Outcome:
         """Turn the average into an outcome; radii that were integrated out are drawn."""
         found = self.found
-        parts = [[layer.group(index) for layer in self.layers] for index in range(len(self.groups))]
+        rngs = rng.spawn(len(self.groups))
+
+        def section(index: int) -> SaddleSample:
+            return _sample(self.problem, [layer.group(index) for layer in self.layers], self.groups[index], rngs[index])[0]
+
+        sections = side_by_side(lambda some: [section(index) for index in range(some.start, some.stop)], len(rngs))
+        sample, mismatch = _sample(self.problem, self.layers, found, rng)
         return Outcome(
             problem=self.problem,
-            sample=_sample(self.problem, self.layers, found, rng),
-            sections=tuple(_sample(self.problem, part, group, rng) for part, group in zip(parts, self.groups, strict=True)),
+            sample=sample,
+            sections=tuple(chain.from_iterable(sections)),
             errors=self.errors,
-            residual=found.residual,
+            residual=max(found.residual, mismatch),
             effective=found.effective,
             bent=found.bent,
             heaviest=max(pareto_k(weights) for weights in found.weights),
@@ -172,13 +179,21 @@ def pareto_k(weights: Floats) -> float:
     return float(stats.genpareto.fit(excess[excess > 0] / excess.mean(), 0.3, floc=0, scale=1.0)[0])
 
 
-def _sample(problem: Problem, layers: Sequence[SampledLayer], found: Found, rng: np.random.Generator) -> SaddleSample:
-    sites = []
+def _sample(
+    problem: Problem, layers: Sequence[SampledLayer], found: Found, rng: np.random.Generator
+) -> tuple[SaddleSample, float]:
+    """Weighted sites, and how badly they carry the kernels."""
+    sites, mismatch = [], 0.0
     for l, (law, layer) in enumerate(zip(problem.laws, layers, strict=True)):
-        root = found.roots[l]
-        lengths = None
+        root, weights, lengths = found.roots[l], found.weights[l], None
         if law.homogeneous:
             # |eps|^2 = chi^2_r/Q with rho = r/Q.
             lengths = np.sqrt(rng.chisquare(law.rank, len(layer.eps)) * found.rho[l] / law.rank)
-        sites.append(SiteEnsemble(root @ root.T, layer.eps, root, found.weights[l], law.activation, lengths))
-    return SaddleSample(found.kernels, found.duals, found.V, tuple(sites))
+        else:
+            # Kernels are better known than by these samples. The readout asks for its own directions only.
+            phi = layer.view(law, root).phi
+            columns = found.V if l == len(layers) - 1 and few(phi) else None
+            weights, error = carry(phi, found.kernels[l + 1], columns, weights)
+            mismatch = max(mismatch, error)
+        sites.append(SiteEnsemble(root @ root.T, layer.eps, root, weights, law.activation, lengths))
+    return SaddleSample(found.kernels, found.duals, found.V, tuple(sites)), mismatch

@@ -53,7 +53,9 @@ def pooled(ensemble: Ensemble, tol: float, most: int, rng: np.random.Generator) 
                 # The law need not be the solution's: weights make good what is between them.
                 ensemble.wander(law)
             taken.append(ensemble.layers)
-        return [SampledLayer.joined(history, ensemble.groups) for history in zip(*taken, strict=True)]
+        layers = [SampledLayer.joined(history, ensemble.groups) for history in zip(*taken, strict=True)]
+        where = zip(layers, problem.laws, law.roots, law.tilts, strict=True)
+        return [layer.controlled(*followed) for layer, *followed in where]
 
     largest = max(most // particles, _FIRST_SNAPSHOTS)
     layers = gathered([], _FIRST_SNAPSHOTS)

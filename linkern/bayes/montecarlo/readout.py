@@ -3,6 +3,8 @@ r"""The last layer on a fixed set of particles: a concave maximisation over the 
     F(V) = gamma0^2 [ V . Y - T |V|^2/2 ] - ln Z(V),   Z(V) = E exp( gamma0^2 g_w |V^T phi|^2 / 2 )
     grad F/gamma0^2 = Y - T V - g_w <rho phi s^T>,  s = V^T phi
 
+Noise in <phi phi^T> that is known (`stein`) changes F by the quadratic form that takes it off the gradient.
+
 ln Z is convex, also with the expectation replaced by a weighted sum over particles: Newton's method with backtracking finds the
 only maximum.
 """
@@ -106,9 +108,11 @@ def _evaluate(view: View, readout: Readout, V: Floats) -> ReadoutPoint:
     s = _signals(view, V)
     quadratic = -readout.strength * readout.variance * np.einsum("so,so->s", s, s, dtype=np.float64)
     weights, rho = view.weights_of(quadratic)
-    moment = gram(view.phi, weights.w * rho, s)
+    known = view.excess @ V
+    moment = gram(view.phi, weights.w * rho, s) - known
     gradient = readout.Y - readout.temperature * V - readout.variance * moment
-    F = readout.strength * float((V * readout.Y).sum() - readout.temperature * (V**2).sum() / 2) - weights.log_mean
+    quiet = float((V * (readout.Y - (readout.temperature * V - readout.variance * known) / 2)).sum())
+    F = readout.strength * quiet - weights.log_mean
     return ReadoutPoint(V, weights, rho, gradient, F)
 
 
@@ -125,7 +129,7 @@ def _newton(view: View, readout: Readout, point: ReadoutPoint) -> Newton:
         second += gram(features, weight * rho[rows] * radial, features)
     fluctuation = second - np.outer(mean, mean)
     hessian = readout.strength * readout.variance**2 * fluctuation
-    hessian += np.kron(readout.variance * gram(view.phi, w * rho, view.phi) + readout.temperature * np.eye(P), np.eye(O))
+    hessian += np.kron(readout.variance * view.kernel(w, rho) + readout.temperature * np.eye(P), np.eye(O))
     if not np.isfinite(hessian).all():
         # A tilt without an average over these samples: there is nowhere to go from here.
         return np.zeros_like

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from linkern.bayes.montecarlo.averages import View, weigh
 from linkern.bayes.montecarlo.law import Law, Samples, Tilt
 from linkern.bayes.montecarlo.mixture import Mixture
+from linkern.bayes.montecarlo.stein import excess
 
 __all__ = ["SampledLayer"]
 
@@ -27,7 +28,7 @@ class SampledLayer:
 
     The order of particles is that of a (groups, snapshots, members) array. Weights are cut at a distance `cut` above their
     median: particles are few where a law has changed, and one of them must not own an average. Independent samples of a proposal
-    made to cover the law need no cut.
+    made to cover the law need no cut. `excess` (groups, P, P) is what kernels of groups are known to have too much.
     """
 
     eps: Samples
@@ -36,6 +37,7 @@ class SampledLayer:
     groups: int = 1
     snapshots: int = 1
     cut: float = _CUT
+    excess: Floats | None = None
 
     @classmethod
     def following(cls, law: Law, eps: Samples, root: Floats, tilt: Tilt) -> SampledLayer:
@@ -71,6 +73,10 @@ class SampledLayer:
         snapshots = sum(layer.snapshots for layer in history)
         return cls(eps, squared, join([layer.reference for layer in history]), groups, snapshots)
 
+    def controlled(self, law: Law, root: Floats, tilt: Tilt) -> SampledLayer:
+        """The same, knowing noise of particles that follow this root and tilt; as they are if radii are integrated out."""
+        return self if law.homogeneous else replace(self, excess=excess(law, self.eps, root, tilt, self.groups))
+
     def late(self) -> SampledLayer:
         """The later half of snapshots."""
 
@@ -79,7 +85,8 @@ class SampledLayer:
             return np.ascontiguousarray(each[:, self.snapshots // 2 :]).reshape(-1, *values.shape[1:])
 
         count = self.snapshots - self.snapshots // 2
-        return replace(self, eps=half(self.eps), squared=half(self.squared), reference=half(self.reference), snapshots=count)
+        kept = [half(values) for values in (self.eps, self.squared, self.reference)]
+        return SampledLayer(*kept, self.groups, count, self.cut)
 
     def beside(self, other: SampledLayer) -> SampledLayer:
         """More independent samples of the same proposal."""
@@ -107,7 +114,8 @@ class SampledLayer:
         """The particles of one group: views, not copies."""
         size = len(self.eps) // self.groups
         rows = slice(index * size, (index + 1) * size)
-        return SampledLayer(self.eps[rows], self.squared[rows], self.reference[rows], 1, self.snapshots, self.cut)
+        known = None if self.excess is None else self.excess[index][None]
+        return SampledLayer(self.eps[rows], self.squared[rows], self.reference[rows], 1, self.snapshots, self.cut, known)
 
     def transported(self, law: Law, root: Floats, tilt: Tilt, groups: int, rng: np.random.Generator) -> Samples:
         """Particles of another root and tilt, (S, r): resampled by weight within groups; radii follow the tilt."""
@@ -127,4 +135,5 @@ class SampledLayer:
 
     def view(self, law: Law, root: Floats) -> View:
         """The particles seen through another root."""
-        return View(law, self.eps, self.squared, self.reference, root, (self.groups, self.snapshots), self.cut)
+        known = 0.0 if self.excess is None else self.excess.mean(axis=0)
+        return View(law, self.eps, self.squared, self.reference, root, (self.groups, self.snapshots), self.cut, known)
