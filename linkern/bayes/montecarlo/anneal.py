@@ -174,11 +174,13 @@ class Ensemble:
 
     def wander(self, law: LawPoint) -> None:
         """Move all particles under the law that they follow already."""
-        populations, roots, tilts = self.populations, law.roots, law.tilts
-        side_by_side(
-            lambda some: [q.move(*where) for q, *where in zip(populations[some], roots[some], tilts[some], strict=True)],
-            len(populations),
-        )
+        layers = list(zip(self.populations, law.roots, law.tilts, strict=True))
+
+        def moved(some: slice) -> None:
+            for q, root, tilt in layers[some]:
+                q.move(root, tilt)
+
+        side_by_side(moved, len(layers))
         self.law = law
         self.layers = [
             SampledLayer.following(q.law, q.eps, root, tilt)

@@ -44,7 +44,7 @@ def few(phi: Samples) -> bool:
 def carry(
     phi: Samples, kernel: Floats, columns: Floats | None = None, weights: Floats | None = None, tol: float = 1e-3
 ) -> Carried:
-    """Weights near `weights` (S,), or equal ones, under which <phi phi^T> is `kernel` up to `tol` in whitened norm; phi is (S, P).
+    """Weights under which <phi phi^T> is `kernel` up to `tol` in whitened norm, near `weights` (S,) or equal ones; phi is (S, P).
 
     With columns F (P, k), weights under which <phi phi^T> F is `kernel` F. Directions that the kernel does not have are left
     alone. Cost: two products S P^2, or S P k, per iteration of L-BFGS, some ten.

@@ -35,7 +35,7 @@ class Snapshot(NamedTuple):
     V : (n, P, O) array
         Error signals.
     eps : tuple of (n, N, r_l) float32 arrays
-        Standard coordinates of all neurons.
+        Standard coordinates of all neurons; empty where they are not held.
     """
 
     kernels: Floats

@@ -105,7 +105,8 @@ class _Run:
         for snapshot in history:
             self.count += 1
             self.tables.append(table(self._Y, snapshot))
-            self.eps.append(snapshot.eps)
+            if snapshot.eps:
+                self.eps.append(snapshot.eps)
             self._kernels = self._kernels + snapshot.kernels
             self._V = self._V + snapshot.V
         if len(self.eps) > self._keep:
@@ -209,7 +210,7 @@ def _climbed(
     task: Task, networks: int, width: int, rng: np.random.Generator, keep: int, record: Callable[[Snapshot, float], None]
 ) -> tuple[list[_Run], list[str]]:
     """Networks of one hidden layer with the history of a first average, and nothing against where they started."""
-    problem, nets = task.problem, Neurons(task.problem, width, rng, networks=networks)
+    problem, nets = task.problem, Neurons(task.problem, width, rng, networks=networks, hold=keep)
     nets.climb(_start(task), _RUNGS, record, beyond=_BEYOND, turns=_TURNS)
     nets.settle(_SETTLING)
     history, moved = nets.draw(_FIRST[0]), _SETTLING + _FIRST[0]
@@ -217,9 +218,7 @@ def _climbed(
         tables = [table(problem.Y, snapshot) for snapshot in history]
         if drift(tables) > _UNLIKELY and hysteresis(tables, _UNLIKELY) < _SIDES:
             break
-        # What was drawn is dropped, one at a time: neurons take memory.
-        for _ in range(moved - _FIRST[0]):
-            nets.draw(1)
+        nets.wait(moved - _FIRST[0])
         history, moved = nets.draw(_FIRST[0]), 2 * moved
     return [_Run(problem, nets, history, keep)], []
 

@@ -69,6 +69,8 @@ class Neurons:
     rng : numpy Generator
     networks : int
         n, drawn from the prior.
+    hold : int, optional
+        Of snapshots drawn at a time, how many, the last, hold the neurons, which take memory; by default all.
 
     Attributes
     ----------
@@ -81,8 +83,8 @@ class Neurons:
     system of size P.
     """
 
-    def __init__(self, problem: Problem, width: int, rng: np.random.Generator, *, networks: int) -> None:
-        self.width, self.step = width, _FIRST_STEP
+    def __init__(self, problem: Problem, width: int, rng: np.random.Generator, *, networks: int, hold: float = math.inf) -> None:
+        self.width, self.step, self._hold = width, _FIRST_STEP, hold
         self._field, self._gamma0, self._half = _Field(problem), problem.gamma0, networks // 2
         *streams, self._rng = rng.spawn(networks + 1)
         self._accepted, self._moves = 0.0, 0
@@ -131,17 +133,17 @@ class Neurons:
     def draw(self, count: int) -> list[Snapshot]:
         """`count` snapshots."""
         found = []
-        for _ in range(count):
-            for _ in range(self._moves_apart):
-                self._accepted += self._move()[0]
-                self._moves += 1
-            found.append(self.snapshot())
+        for left in range(count, 0, -1):
+            self.wait(1)
+            eps = (np.concatenate([part.eps for part in self._parts]),) if left <= self._hold else ()
+            found.append(Snapshot(*self._seen(), eps))
         return found
 
-    def snapshot(self) -> Snapshot:
-        """Networks as they are."""
-        kernels, V = self._seen()
-        return Snapshot(kernels, V, (np.concatenate([part.eps for part in self._parts]),))
+    def wait(self, turns: int) -> None:
+        """Move through `turns` times the angle between snapshots."""
+        for _ in range(turns * self._moves_apart):
+            self._accepted += self._move()[0]
+            self._moves += 1
 
     def _seen(self) -> tuple[Floats, Floats]:
         """Kernels (n, 1, P, P) and error signals."""

@@ -54,8 +54,8 @@ def pooled(ensemble: Ensemble, tol: float, most: int, rng: np.random.Generator) 
                 ensemble.wander(law)
             taken.append(ensemble.layers)
         layers = [SampledLayer.joined(history, ensemble.groups) for history in zip(*taken, strict=True)]
-        where = zip(layers, problem.laws, law.roots, law.tilts, strict=True)
-        return [layer.controlled(*followed) for layer, *followed in where]
+        followed = zip(problem.laws, law.roots, law.tilts, strict=True)
+        return [layer.controlled(*where) for layer, where in zip(layers, followed, strict=True)]
 
     largest = max(most // particles, _FIRST_SNAPSHOTS)
     layers = gathered([], _FIRST_SNAPSHOTS)

@@ -1,11 +1,11 @@
 r"""Noise in the kernel of a sample that the law which it follows knows of.
 
-Stein's identity <eps s^T> = 1 holds under every law with the score s = -d ln p/d eps = eps + root^T g, g = phi'(h) o (H phi). What
-features have of a line, phi_a ~ a_a h_a, makes noise in <phi phi^T> that is nearly that of
+Stein's identity <eps s^T> = 1 holds under every law, with the score s = -d ln p/d eps = eps + root^T g, g = phi'(h) o (H phi).
+What features have of a line, phi_a ~ a_a h_a, makes noise in <phi phi^T> that is nearly that of
 
     a h (root F^{-1} s)^T a - a root F^{-1} root^T a,   F = <s s^T>,
 
-symmetrised, whose average is zero: of Gaussian laws F^{-1} is the covariance of eps, of which this is then the whole noise. How much
+symmetrised, whose average is zero. For Gaussian laws F^{-1} is the covariance of eps, and this all the noise there is. How much
 of it to take off is told by regression over blocks of the sample.
 """
 

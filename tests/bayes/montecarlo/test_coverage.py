@@ -9,8 +9,9 @@ from linkern.bayes.montecarlo.predict import NewInputs, predict
 from linkern.bayes.montecarlo.sites import SaddleSample
 
 REPEATS = 300
+PARTICLES = ("relu", 2, 1), ("tanh", 2, 1), ("linear", 4, 1), ("linear", 3, 2), ("relu", 2, 2), ("tanh", 2, 2)
 CASES = [
-    *(("particles", *case) for case in (("relu", 2, 1), ("tanh", 2, 1), ("linear", 4, 1), ("linear", 3, 2), ("relu", 2, 2))),
+    *(("particles", *case) for case in PARTICLES),
     *(("importance", *case) for case in (("relu", 2, 1), ("linear", 4, 1), ("linear", 3, 2), ("relu", 2, 2))),
     *(("networks", *case) for case in (("relu", 2, 1), ("tanh", 2, 1), ("linear", 3, 2), ("relu", 2, 2))),
 ]

@@ -226,7 +226,7 @@ def test_networks_settle_until_sides_agree(monkeypatch):
     class Slow:
         width, acceptance = 64, 1.0
 
-        def __init__(self, problem, width, rng, *, networks):
+        def __init__(self, problem, width, rng, *, networks, hold):
             self.rng = rng
 
         def climb(self, *args, **kwargs):
@@ -234,6 +234,8 @@ def test_networks_settle_until_sides_agree(monkeypatch):
 
         def settle(self, count):
             turns.extend(range(count))
+
+        wait = settle
 
         def draw(self, count):
             found = []

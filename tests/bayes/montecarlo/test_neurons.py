@@ -80,6 +80,17 @@ def test_neurons_that_stay_turn_round_and_signals_are_those_of_where_neurons_are
         np.testing.assert_allclose((G[1] * phi.T @ phi / 64 + np.eye(3) / BETA) @ V, Y, atol=1e-4)
 
 
+def test_the_last_snapshots_hold_neurons():
+    X, Y = labelled()
+    posed = problem(X, Y)
+    some, all_of_them = (
+        Neurons(posed, 64, np.random.default_rng(5), networks=2, **options).draw(5) for options in ({"hold": 2}, {})
+    )
+    assert [len(snapshot.eps) for snapshot in some] == [0, 0, 0, 1, 1]
+    for one, other in zip(some[3:], all_of_them[3:], strict=True):
+        np.testing.assert_array_equal(one.eps[0], other.eps[0])
+
+
 def test_small_steps_lose_no_energy():
     X, Y = labelled()
     nets = population(problem(X, Y, "tanh"), 128)
