@@ -14,6 +14,7 @@ from linkern.bayes.montecarlo.averages import View, weigh
 from linkern.bayes.montecarlo.law import Law, Samples, Tilt
 from linkern.bayes.montecarlo.mixture import Mixture
 from linkern.bayes.montecarlo.stein import excess
+from linkern.lazy import layer_kernels
 
 __all__ = ["SampledLayer"]
 
@@ -75,7 +76,10 @@ class SampledLayer:
 
     def controlled(self, law: Law, root: Floats, tilt: Tilt) -> SampledLayer:
         """The same, knowing noise of particles that follow this root and tilt; as they are if radii are integrated out."""
-        return self if law.homogeneous else replace(self, excess=excess(law, self.eps, root, tilt, self.groups))
+        if law.homogeneous:
+            return self
+        lazy = layer_kernels(root * math.sqrt(root.shape[1]), depth=1, activation=law.activation)[1]
+        return replace(self, excess=excess(law, self.eps, root, tilt, lazy, self.groups))
 
     def late(self) -> SampledLayer:
         """The later half of snapshots."""
@@ -85,8 +89,8 @@ class SampledLayer:
             return np.ascontiguousarray(each[:, self.snapshots // 2 :]).reshape(-1, *values.shape[1:])
 
         count = self.snapshots - self.snapshots // 2
-        kept = [half(values) for values in (self.eps, self.squared, self.reference)]
-        return SampledLayer(*kept, self.groups, count, self.cut)
+        eps, squared, reference = (half(values) for values in (self.eps, self.squared, self.reference))
+        return replace(self, eps=eps, squared=squared, reference=reference, snapshots=count, excess=None)
 
     def beside(self, other: SampledLayer) -> SampledLayer:
         """More independent samples of the same proposal."""

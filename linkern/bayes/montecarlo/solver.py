@@ -131,7 +131,9 @@ def solve_montecarlo(
 
     Cost of proposals: some 20 steps of 8192 samples or more, then averages over as many as `tol` takes: 5 to 9 products S P^2 per
     iteration of the equations and layer. Of particles: the same, after each round of moves of about 10 products S P^2 per layer
-    (4 per kick); some 70 rounds to arrive, then 2 per snapshot. Errors fall as 1/sqrt(S). Memory: three times the pool.
+    (4 per kick); some 70 rounds to arrive, then 2 per snapshot. Errors fall as 1/sqrt(S). Memory: three times the pool. Where
+    the radius is not integrated out, identities of the particles' law are control variates of their kernels (`stein`): 4 to 16
+    times fewer snapshots (tanh, standardised digits, L = 3), half as many where activations saturate.
 
     With kinks, two or more layers and many points (ReLU, L = 2, P = 50 digits) proposals and particles may both fail at strong
     learning, where labels break the symmetry between classes and there are several solutions; networks settle in one of them, and

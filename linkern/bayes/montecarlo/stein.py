@@ -5,8 +5,13 @@ What features have of a line, phi_a ~ a_a h_a, makes noise in <phi phi^T> that i
 
     a h (root F^{-1} s)^T a - a root F^{-1} root^T a,   F = <s s^T>,
 
-symmetrised, whose average is zero. For Gaussian laws F^{-1} is the covariance of eps, and this all the noise there is. How much
-of it to take off is told by regression over blocks of the sample.
+symmetrised, whose average is zero. For Gaussian laws F^{-1} is the covariance of eps, and this all the noise there is. Where
+tilts are weak, nearly all noise is that of
+
+    (phi phi^T - Phi_lazy) exp(phi^T H phi/2),
+
+whose average is zero, too: Phi_lazy belongs to the same root without a tilt. How much of both to take off is told by regression
+over blocks of the sample.
 """
 
 from __future__ import annotations
@@ -25,53 +30,69 @@ __all__ = ["excess"]
 
 Floats = NDArray[np.float64]
 
+# With less of the sample effective without its tilt, a few samples would decide.
+_LEAST_EFFECTIVE = 0.02
 
-class _Block(NamedTuple):
-    """Sums over n samples: phi phi^T, h s^T, s s^T, phi h and h^2."""
 
-    n: int
+class _Sums(NamedTuple):
+    """Over n samples, of a block or in arrays over blocks, with u = exp(phi^T H phi/2).
+
+    Of phi phi^T, h s^T, s s^T and u phi phi^T; of phi h and h^2; of 1, u and u^2.
+    """
+
     second: Floats
     product: Floats
     fisher: Floats
+    untilted: Floats
     slope: Floats
     squares: Floats
+    n: Floats
+    u: Floats
+    uu: Floats
 
 
-def excess(law: Law, eps: Samples, root: Floats, tilt: Tilt, groups: int) -> Floats:
+def excess(law: Law, eps: Samples, root: Floats, tilt: Tilt, lazy: Floats, groups: int) -> Floats:
     """What <phi phi^T> has too much in every group of samples of this root and tilt, (groups, P, P); groups stand together.
 
-    Not for laws whose radius is integrated out. Cost: some four products S P^2.
+    `lazy` is <phi phi^T> without the tilt. Not for laws whose radius is integrated out. Cost: some five products S P^2.
     """
     size = len(eps) // groups
 
-    def summed(index: int) -> list[_Block]:
+    def summed(index: int) -> list[_Sums]:
         first = index * size
         return [_sums(law, eps[first + rows.start : first + rows.stop], root, tilt) for rows in blocks(size)]
 
     parts = list(chain.from_iterable(side_by_side(lambda some: [summed(k) for k in range(some.start, some.stop)], groups)))
-    every = list(chain.from_iterable(parts))
-    n = np.array([block.n for block in every], dtype=float)[:, None, None]
-    squares = np.sum([block.squares for block in every], axis=0)
-    line = np.divide(np.sum([block.slope for block in every], axis=0), squares, out=np.zeros(len(root)), where=squares > 0)
-    natural = np.linalg.solve(np.sum([block.fisher for block in every], axis=0) / len(eps), root.T)
-    controls = np.array([block.product for block in every]) @ natural - n * (root @ natural)
-    controls = np.outer(line, line) * (controls + controls.swapaxes(1, 2)) / 2
-    share = _slope(np.array([block.second for block in every]), controls, n / len(eps))
-    return share * controls.reshape(groups, -1, *controls.shape[1:]).sum(axis=1) / size
+    sums = _Sums(*(np.array(each) for each in zip(*chain.from_iterable(parts), strict=True)))
+    n, u = sums.n[:, None, None], sums.u[:, None, None]
+    squares = sums.squares.sum(axis=0)
+    line = np.divide(sums.slope.sum(axis=0), squares, out=np.zeros(len(root)), where=squares > 0)
+    natural = np.linalg.solve(sums.fisher.sum(axis=0) / len(eps), root.T)
+    stein = sums.product @ natural - n * (root @ natural)
+    controls = [np.outer(line, line) * (stein + stein.swapaxes(1, 2)) / 2]
+    if u.sum() ** 2 > _LEAST_EFFECTIVE * len(eps) * sums.uu.sum():
+        controls.append(sums.untilted - u * lazy)
+    shares = _regression(sums.second, controls, n / len(eps))
+    noise = np.tensordot(shares, np.array(controls), axes=1)
+    return noise.reshape(groups, -1, *lazy.shape).sum(axis=1) / size
 
 
-def _sums(law: Law, eps: Samples, root: Floats, tilt: Tilt) -> _Block:
+def _sums(law: Law, eps: Samples, root: Floats, tilt: Tilt) -> _Sums:
     single = root.astype(eps.dtype)
     h = eps @ single.T
     phi = law.activation.value(h)
-    score = eps + (law.activation.derivative(h) * tilt.apply(phi)) @ single
-    second, product, fisher = (np.asarray(a.T @ b, dtype=np.float64) for a, b in ((phi, phi), (h, score), (score, score)))
-    slope, squares = (np.einsum("sa,sa->a", h, other, dtype=np.float64) for other in (phi, h))
-    return _Block(len(eps), second, product, fisher, slope, squares)
+    Hphi = tilt.apply(phi)
+    score = eps + (law.activation.derivative(h) * Hphi) @ single
+    # What overflows is not effective.
+    with np.errstate(over="ignore", invalid="ignore"):
+        u = np.exp(np.einsum("sa,sa->s", phi, Hphi, dtype=np.float64) / 2)
+        pairs = (phi, phi), (h, score), (score, score), (u[:, None].astype(phi.dtype) * phi, phi)
+        products = [np.asarray(a.T @ b, dtype=np.float64) for a, b in pairs]
+    lines = (np.einsum("sa,sa->a", h, other, dtype=np.float64) for other in (phi, h))
+    return _Sums(*products, *lines, *(np.asarray(total) for total in (float(len(eps)), u.sum(), u @ u)))
 
 
-def _slope(values: Floats, controls: Floats, masses: Floats) -> float:
-    """Coefficient of the regression of blocks' values (n, P, P) on controls."""
-    spread = controls - masses * controls.sum(axis=0)
-    power = float((spread**2).sum())
-    return float((spread * (values - masses * values.sum(axis=0))).sum()) / power if power > 0 else 0.0
+def _regression(values: Floats, controls: list[Floats], masses: Floats) -> Floats:
+    """Coefficients of the regression of blocks' values (n, P, P) on controls."""
+    spreads = np.stack([(part - masses * part.sum(axis=0)).ravel() for part in controls])
+    return np.linalg.lstsq(spreads @ spreads.T, spreads @ (values - masses * values.sum(axis=0)).ravel())[0]

@@ -30,13 +30,15 @@ def errors(request):
     eps = tilted(phi, rng, GROUPS * SIZE)
     features = phi(eps @ ROOT.T).reshape(GROUPS, SIZE, 3)
     plain = features.swapaxes(1, 2) @ features / SIZE - truth
-    return request.param, plain, plain - excess(Law.of(get(request.param), 3), eps, ROOT, Tilt(-V @ V.T, V), GROUPS)
+    h = rng.standard_normal((2_000_000, 3)) @ ROOT.T
+    lazy = phi(h).T @ phi(h) / len(h)
+    return request.param, plain, plain - excess(Law.of(get(request.param), 3), eps, ROOT, Tilt(-V @ V.T, V), lazy, GROUPS)
 
 
 def test_less_noise_is_left(errors):
     activation, plain, left = errors
-    # Through cos there is no line.
-    assert (left**2).sum() < {"tanh": 0.4, "cos": 1.02}[activation] * (plain**2).sum()
+    # Through cos there is no line, but its tilt is weak.
+    assert (left**2).sum() < {"tanh": 0.25, "cos": 0.5}[activation] * (plain**2).sum()
 
 
 def test_it_averages_to_zero(errors):
