@@ -32,7 +32,7 @@ LARGE = [
     ("relu", 1, 200, 1.0, 40, "standardised digits"),
     *((name, depth, 50, 1.0, 90) for depth in (2, 3) for name in ("linear", "relu")),
     *(("relu", depth, 50, 1.0, 90, data) for depth in (2, 3) for data in ("digits", "standardised digits")),
-    ("tanh", 2, 50, 1.0, 90, "digits"),
+    *(("tanh", depth, 50, 1.0, 90, data) for depth in (2, 3) for data in ("digits", "standardised digits")),
 ]
 
 

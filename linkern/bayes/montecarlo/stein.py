@@ -16,13 +16,13 @@ over blocks of the sample.
 
 from __future__ import annotations
 
+import math
 from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from linkern.bayes.montecarlo.averages import blocks
 from linkern.bayes.montecarlo.law import Law, Samples, Tilt
 from linkern.numerics.threads import side_by_side
 
@@ -32,6 +32,8 @@ Floats = NDArray[np.float64]
 
 # With less of the sample effective without its tilt, a few samples would decide.
 _LEAST_EFFECTIVE = 0.02
+# Blocks of a group, so many that regression does not fit the groups that tell errors, and samples of a block.
+_LEAST_BLOCKS, _LARGEST_BLOCK = 8, 2048
 
 
 class _Sums(NamedTuple):
@@ -57,10 +59,10 @@ def excess(law: Law, eps: Samples, root: Floats, tilt: Tilt, lazy: Floats, group
     `lazy` is <phi phi^T> without the tilt. Not for laws whose radius is integrated out. Cost: some five products S P^2.
     """
     size = len(eps) // groups
+    count = max(_LEAST_BLOCKS, math.ceil(size / _LARGEST_BLOCK))
 
     def summed(index: int) -> list[_Sums]:
-        first = index * size
-        return [_sums(law, eps[first + rows.start : first + rows.stop], root, tilt) for rows in blocks(size)]
+        return [_sums(law, part, root, tilt) for part in np.array_split(eps[index * size : (index + 1) * size], count)]
 
     parts = list(chain.from_iterable(side_by_side(lambda some: [summed(k) for k in range(some.start, some.stop)], groups)))
     sums = _Sums(*(np.array(each) for each in zip(*chain.from_iterable(parts), strict=True)))
