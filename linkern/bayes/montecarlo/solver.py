@@ -150,8 +150,8 @@ def solve_montecarlo(
     neurons, of pi/2 over the step kicks (20 for smooth activations, 100 and more for kinks), each 5 products 8 N P^2 and 8
     eigenproblems of size P per layer.
 
-    Digits, relu, gamma0 = 1, beta = 50, two cores with threadpoolctl: 5 s for P = 50, L = 1; 20 s for P = 200, L = 1, every input
-    standardised; 60 to 80 s for P = 50, L = 2.
+    Digits, gamma0 = 1, beta = 50, two cores with threadpoolctl. ReLU: 5 s for P = 50, L = 1; 20 s for P = 200, L = 1, every input
+    standardised; 60 to 80 s for P = 50, L = 2. tanh: 5 to 20 s for P = 50, L = 2 and 3; 55 s for P = 200, L = 1.
     """
     task = Task.checked(X, y, kernel, depth, gamma0, beta, activation, prior_variances)
     tol = checks.positive("tol", tol)
