@@ -132,7 +132,7 @@ class View:
         return np.asarray(self.law.homogeneous & (rho * self.squared > self.law.rank / (2 * self.law.edge)))
 
     def kernel(self, w: Floats, rho: Floats) -> Floats:
-        """<phi phi^T>."""
+        """<phi phi^T>, less what is in excess."""
         return _symmetric(gram(self.phi, w * rho, self.phi)) - self.excess
 
     def dual(self, base: Floats, tilt: Tilt, w: Floats, rho: Floats) -> Floats:
