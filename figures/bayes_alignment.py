@@ -55,7 +55,7 @@ def _sizes(quick: bool) -> tuple[int, int, float, tuple[int, int], int]:
 
 def _restarts(quick: bool) -> tuple[int, int, float]:
     """Width and number of perturbed networks, and how long they are followed, in relaxation times of the prior."""
-    return (200, 8, 1.0) if quick else (512, 8, 4.0)
+    return (200, 8, 1.0) if quick else (512, 8, 1.0)
 
 
 def _alignments(kernels: Floats, y: Floats) -> Floats:
