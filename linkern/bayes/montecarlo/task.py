@@ -24,6 +24,8 @@ Floats = NDArray[np.float64]
 _FIRST_TILT = 0.15
 # Relative size of the readout's signal on the labels below which nothing can be learnt.
 _SILENT = 1e-10
+# Estimated error of Gaussian averages that is too much, relative to them: 1e-3 with kinks, 2e-2 with jumps.
+_INACCURATE = 5e-3
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,7 @@ class Task:
         factor = vectors[:, keep] * np.sqrt(values[keep])
         # The recursion over layers takes inputs; these have the same data kernel.
         lazy = layer_kernels(factor * math.sqrt(rank), depth=depth, activation=phi, prior_variances=g)
+        _require_averages(phi, g, lazy)
         Y = labels.reshape(len(C), -1)
         laws = tuple(Law.of(phi, rank if l == 0 else len(C)) for l in range(depth))
         root = math.sqrt(g[0]) * factor
@@ -99,6 +102,18 @@ class Task:
         first = math.inf if silent else math.sqrt(_FIRST_TILT / tilt)
         start = State(np.zeros((depth - 1, *C.shape)), M @ V)
         return cls(problem, warm, start, first, lazy, inputs, labels.shape)
+
+
+def _require_averages(phi: Activation, g: Floats, lazy: Floats) -> None:
+    """Refuse an activation that jumps, or nearly: samplers need slopes, and kernels without a tilt, which they take from it."""
+    powers = np.diagonal(lazy, axis1=1, axis2=2)
+    variances = g[:-1, None] * powers[:-1]
+    error = float((phi.dual_error(variances, variances, variances) / powers[1:].max()).max())
+    if error > _INACCURATE:
+        raise ValueError(
+            "activation: expected a continuous function that varies over distances like those of preactivations, got "
+            f"{phi.name!r}, whose Gaussian averages are uncertain by {error:.1%}"
+        )
 
 
 def _data(X: ArrayLike | None, kernel: ArrayLike | None, size: int) -> tuple[Floats | None, Floats]:

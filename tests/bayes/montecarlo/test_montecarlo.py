@@ -358,6 +358,8 @@ def test_failure_is_raised_with_what_was_found_or_returned(monkeypatch):
         ({"activation": activations.polynomial([0, 1, 0.1])}, "activation: expected .* grow at most linearly"),
         ({"activation": activations.from_function(np.cosh, np.sinh, np.cosh)}, "an overflow from 'custom'"),
         ({"activation": "no such"}, "activation: expected one of"),
+        ({"activation": activations.from_function(np.sign, name="step")}, "activation: expected a continuous .* 'step'.* 2.0%"),
+        ({"activation": activations.from_function(lambda h: np.tanh(200 * h))}, "activation: expected a continuous function"),
         ({"y": np.ones(3)}, "y: expected 2 labels"),
         ({"y": None}, "y: expected labels"),
         ({"y": np.ones((2, 2, 2))}, "y: "),

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from linkern.activations import get
+from linkern.bayes.montecarlo.averages import View
 from linkern.bayes.montecarlo.law import Law, Tilt
+from linkern.bayes.montecarlo.readout import Readout, maximise
 from linkern.bayes.montecarlo.stein import excess
 
 ROOT = np.array([[1.0, 0.0, 0.2], [0.6, 0.9, 0.0], [-0.3, 0.5, 0.4]])
@@ -45,3 +47,25 @@ def test_it_averages_to_zero(errors):
     left = errors[2]
     upper = left[(slice(None), *np.triu_indices(3))]
     assert np.abs(upper.mean(axis=0) / (upper.std(axis=0, ddof=1) / np.sqrt(GROUPS))).max() < 4
+
+
+def test_the_readout_answers_to_the_kernel_without_the_noise():
+    """Y = (g (<phi phi^T> - noise) + T) V at the maximum, and F has no slope there in any direction."""
+    rng = np.random.default_rng(8)
+    eps = rng.standard_normal((3000, 3))
+    noise = 0.05 * np.array([[1.0, 0.4, -0.2], [0.4, -0.8, 0.3], [-0.2, 0.3, 0.6]])
+    view = View(Law.of(get("tanh"), 3), eps, np.ones(3000), np.zeros(3000), ROOT, excess=noise)
+    Y, T, g, gamma0 = np.array([[1.0], [-0.5], [0.3]]), 0.3, 0.8, 1.4
+    point = maximise(view, Readout(Y, T, gamma0**2, g), np.zeros((3, 1)), 1e-10, 0.0)[0]
+    phi = np.tanh(eps @ ROOT.T)
+
+    def F(V):
+        signal = gamma0**2 * ((V * Y).sum() - T * (V**2).sum() / 2 + g * (V.T @ noise @ V).item() / 2)
+        return signal - np.log(np.exp(gamma0**2 * g * (phi @ V) ** 2 / 2).mean())
+
+    w = np.exp(gamma0**2 * g * (phi @ point.V)[:, 0] ** 2 / 2)
+    kernel = (phi * (w / w.sum())[:, None]).T @ phi - noise
+    np.testing.assert_allclose((g * kernel + T * np.eye(3)) @ point.V, Y, atol=1e-8)
+    slopes = [(F(point.V + d[:, None]) - F(point.V - d[:, None])) / 2e-4 for d in 1e-4 * np.eye(3)]
+    np.testing.assert_allclose(slopes, 0.0, atol=1e-6)
+    assert F(point.V) == pytest.approx(point.F, rel=1e-10)
