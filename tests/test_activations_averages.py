@@ -245,6 +245,17 @@ def test_any_function_by_formula_and_by_differences():
         activations.from_function(np.sum)
     with pytest.raises(TypeError, match="value: expected an elementwise function"):
         activations.from_function(3)
+    with pytest.raises(ValueError, match=r"^derivative: expected the derivative, got 0\.022.*, where differences give 0\.011"):
+        activations.from_function(np.tanh, lambda h: 2 / np.cosh(h) ** 2)
+    with pytest.raises(ValueError, match=r"^second_derivative: expected the derivative"):
+        activations.from_function(np.sin, np.cos, np.sin)
+
+
+def test_derivatives_that_differences_cannot_judge_are_trusted():
+    """Kinks, steps, and oscillations faster than the differences."""
+    activations.from_function(np.abs, np.sign)
+    activations.from_function(lambda h: np.floor(8 * h), np.zeros_like)
+    activations.from_function(lambda h: np.sin(1e4 * h), lambda h: 1e4 * np.cos(1e4 * h))
 
 
 @pytest.mark.parametrize("scale", [0.1, 10.0, 100.0, 400.0])

@@ -20,6 +20,10 @@ __all__ = ["from_function", "get", "leaky_relu", "names", "polynomial", "relu_po
 Values = NDArray[np.floating]
 _GAUSS = 1 / math.sqrt(2 * math.pi)
 
+# Where derivatives that are given are compared with differences, over which steps, up to which relative error, and the share of
+# points that may disagree.
+_PROBES, _PROBING_STEPS, _PROBING_ERROR, _MOST_WRONG = np.linspace(-2.93, 3.11, 61), (1e-3, 2e-3), 1e-4, 0.2
+
 
 def get(activation: str | Activation) -> Activation:
     """Return the `Activation` of that name; an `Activation` is passed through.
@@ -119,6 +123,11 @@ def from_function(
     name, degree, parity
         As in `Activation`; `parity` is trusted.
 
+    Raises
+    ------
+    TypeError, ValueError
+        Not an elementwise function; a derivative that differences of what it is the derivative of contradict.
+
     Notes
     -----
     For a function with kinks the averages of phi and phi' are right but converge slowly, and those of phi'' lack the delta
@@ -132,6 +141,9 @@ def from_function(
     numerical = derivative is None or second_derivative is None
     first = derivative or _difference(value, 0.02)
     second = second_derivative or _difference(first, 0.02)
+    for argument, slope, function in (("derivative", derivative, value), ("second_derivative", second_derivative, first)):
+        if slope is not None:
+            _require_slope(argument, slope, function)
     return Activation(
         name,
         value,
@@ -153,6 +165,21 @@ def _difference(function: Callable[[Values], Values], step: float) -> Elementwis
         return np.asarray(total / step)
 
     return slope
+
+
+def _require_slope(argument: str, slope: Callable[[Values], Values], function: Callable[[Values], Values]) -> None:
+    """Refuse a slope that differences contradict at most points; they know nothing of kinks and of fast oscillations."""
+    with np.errstate(all="ignore"):
+        given = np.broadcast_to(slope(_PROBES), _PROBES.shape)
+        fine, coarse = (_difference(function, step)(_PROBES) for step in _PROBING_STEPS)
+        size = _PROBING_ERROR * (1 + np.abs(fine))
+        wrong = (np.abs(fine - coarse) < size) & ~(np.abs(given - fine) < 10 * size)
+    if wrong.mean() > _MOST_WRONG:
+        worst = int(np.argmax(wrong))
+        raise ValueError(
+            f"{argument}: expected the derivative, got {given[worst]:.6g} at h = {_PROBES[worst]:g}, where differences give "
+            f"{fine[worst]:.6g}"
+        )
 
 
 def _positive_part(h: Values) -> Values:
