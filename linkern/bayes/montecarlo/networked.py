@@ -53,6 +53,8 @@ _APART = 8
 # Trajectories of the first average with one hidden layer and with more, how often half may be dropped, and how many there are at
 # least and, by default, at most.
 _FIRST, _RESTARTS, _LEAST, _MOST = (12, 24), 4, 8, 400
+# Snapshots over those of the first average from which on errors tell whether time helps, and what is left over `tol` if not.
+_LONGER, _HOPELESS = 4, 1.2
 # By which the number of trajectories grows at most before errors are looked at again, and for how many doubts are waited for.
 _GROWTH, _PATIENCE = 1.5, 120
 # Snapshots per snapshot asked for that are enough: errors are not known to a twentieth.
@@ -169,7 +171,7 @@ def networked(
         bent=0.0,
         heaviest=-math.inf,
         least_effective=_LEAST_EFFECTIVE,
-        needed=average.needed * particles,
+        needed=None if average.needed is None else average.needed * particles,
         particles=particles,
         snapshots=wide.count,
         acceptance=(wide.nets.acceptance,) * problem.depth,
@@ -180,16 +182,17 @@ def networked(
 
 
 class _Average(NamedTuple):
-    """Kernels (L, P, P), those of single networks (n, L, P, P), errors (L,), and snapshots needed."""
+    """Kernels (L, P, P), those of single networks (n, L, P, P), errors (L,), snapshots needed, None if no number of them does."""
 
     kernels: Floats
     parts: Floats
     errors: Floats
-    needed: int
+    needed: int | None
 
 
 def _precise(problem: Problem, runs: Sequence[_Run], tol: float, largest: int) -> _Average:
-    """Draw until errors are `tol` or there are `largest` snapshots."""
+    """Draw until errors are `tol`, there are `largest` snapshots, or time no longer helps."""
+    history: list[tuple[int, float]] = []
     while True:
         count = runs[0].count
         parts = _extrapolated(runs, [run.kernels for run in runs])
@@ -197,13 +200,23 @@ def _precise(problem: Problem, runs: Sequence[_Run], tol: float, largest: int) -
         errors = relative_errors(_with_data(problem, kernels), [_with_data(problem, part) for part in parts])
         needed = max(math.ceil(count * (float(errors.max()) / tol) ** 2), count)
         doubtful = count < _PATIENCE and any(_doubts(run) for run in runs)
-        if (needed <= _ENOUGH * count and not doubtful) or count >= largest:
-            return _Average(kernels, parts, errors, needed)
+        history.append((count, float(errors.max())))
+        hopeless = _floor(history) > _HOPELESS * tol
+        if (needed <= _ENOUGH * count and not doubtful) or count >= largest or hopeless:
+            return _Average(kernels, parts, errors, None if hopeless else needed)
         # The error of a short run is uncertain by a fifth and more.
         wanted = _GROWTH * count if doubtful else min(needed, _GROWTH * count)
         target = min(math.ceil(wanted), largest)
         for run in reversed(runs):
             run.extend(target)
+
+
+def _floor(history: Sequence[tuple[int, float]]) -> float:
+    """a, where errors follow error^2 = a^2 + b/count: networks keep differences that time does not average over."""
+    (first, before), (count, now) = history[0], history[-1]
+    if count < _LONGER * first:
+        return 0.0
+    return math.sqrt(max(count * now**2 - first * before**2, 0.0) / (count - first))
 
 
 def _climbed(

@@ -46,7 +46,7 @@ class Outcome:
     least_effective : float
         Fraction below which the samples do not represent the solution.
     needed, particles, snapshots : int
-        Samples that the tolerance takes; size of the average.
+        Samples that the tolerance takes, None if no number does; size of the average.
     acceptance, path, lobes, doubts : tuples
     """
 
@@ -59,7 +59,7 @@ class Outcome:
     bent: float
     heaviest: float
     least_effective: float
-    needed: int
+    needed: int | None
     particles: int
     snapshots: int
     acceptance: tuple[float, ...]

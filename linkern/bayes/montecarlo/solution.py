@@ -50,7 +50,7 @@ class MonteCarloSolution(Solution):
         Size of the final average: snapshots of a population of that many particles per layer, of that many neurons over all
         wide networks (of which `sample` keeps some 130 000), or one set of independent samples.
     samples_needed : int or None
-        Particles x snapshots that the tolerance would take, where the budget did not allow them.
+        Particles x snapshots that the tolerance would take, where the budget did not allow them; None, too, if no time would do.
     reasons : tuple of str
         Why the status is not CONVERGED.
     path : tuple of Rung

@@ -108,7 +108,7 @@ def solve_montecarlo(
     Returns
     -------
     MonteCarloSolution
-        Status UNRELIABLE with `samples_needed` if the budget was too small for `tol`.
+        Status UNRELIABLE if the budget was too small for `tol`, with `samples_needed` unless no time would do.
 
     Raises
     ------
@@ -274,7 +274,9 @@ def vouched(task: Task, outcome: Outcome, tol: float, seed: int | None) -> Monte
         doubts.append(f"the weights have a heavy tail, Pareto k = {outcome.heaviest:.2f}; try more particles")
     short = largest > 1.05 * tol
     if short:
-        doubts.append(f"standard error {largest:.2g} above tol = {tol:g}; max_samples = {outcome.needed} would do")
+        time = "networks keep differences, however long they run; try more particles (wider networks)"
+        advice = time if outcome.needed is None else f"max_samples = {outcome.needed} would do"
+        doubts.append(f"standard error {largest:.2g} above tol = {tol:g}; {advice}")
     record = {
         "depth": problem.depth,
         "gamma0": problem.gamma0,

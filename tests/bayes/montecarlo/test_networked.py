@@ -255,6 +255,31 @@ def test_networks_settle_until_sides_agree(monkeypatch):
     np.testing.assert_allclose(run.kernels, np.broadcast_to(np.eye(2), (8, 1, 2, 2)), atol=0.02)
 
 
+@pytest.mark.parametrize("kept", [0.0, 0.1])
+def test_differences_that_time_does_not_average_over_end_the_wait(kept):
+    """Of eight networks each value is known to `kept`, and in time to 0.2/sqrt(snapshots) beside."""
+    problem = module.Task.checked(*data(2)[:2], None, 1, 1.0, 8.0, "relu", 1.0).problem
+    rng = np.random.default_rng(4)
+    own = kept * rng.standard_normal((8, 1, 3))
+
+    def draw(count):
+        drawn = []
+        for entries in 1 + own + 0.2 * rng.standard_normal((count, 8, 1, 3)):
+            K = entries[..., [[0, 1], [1, 2]]] * (1 + np.eye(2))
+            drawn.append(network.Snapshot(K, np.ones((8, 2, 1)), ()))
+        return drawn
+
+    run = module._Run(problem, types.SimpleNamespace(draw=draw, width=64), draw(12), 2)
+    average = module._precise(problem, [run], 0.01, 400)
+    if kept:
+        assert average.needed is None
+        assert 48 <= run.count < 100
+        assert average.errors[0] == pytest.approx(0.1 / np.sqrt(8), rel=0.6)
+    else:
+        assert run.count <= average.needed < 1.1 * run.count
+        assert average.errors[0] < 0.011
+
+
 def test_runs_average_over_all_and_keep_some_neurons():
     problem = module.Task.checked(*data(2)[:2], None, 2, 1.0, 8.0, "relu", 1.0).problem
     drawn = history(0.0)
