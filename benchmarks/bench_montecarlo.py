@@ -29,7 +29,7 @@ SMALL = [
 ]
 LARGE = [
     *((name, 1, 200, 1.0, 40) for name in ("linear", "relu")),
-    ("relu", 1, 200, 1.0, 40, "standardised digits"),
+    *((name, 1, 200, 1.0, 40, "standardised digits") for name in ("relu", "tanh")),
     *((name, depth, 50, 1.0, 90) for depth in (2, 3) for name in ("linear", "relu")),
     *(("relu", depth, 50, 1.0, 90, data) for depth in (2, 3) for data in ("digits", "standardised digits")),
     *(("tanh", depth, 50, 1.0, 90, data) for depth in (2, 3) for data in ("digits", "standardised digits")),

@@ -1,7 +1,8 @@
 r"""Populations that follow the saddle point from weak to strong feature learning.
 
 At every rung of a ladder in gamma0 (then in temperature) the saddle point is solved on the particles there are, which are
-resampled and move under the law found, smoothed over rungs. A rung that leaves too few effective particles is halved.
+resampled and move under the law found, smoothed over rungs and with an umbrella over its lobes. A rung that leaves too few
+effective particles is halved.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from linkern.bayes.montecarlo.law import Tilt
 from linkern.bayes.montecarlo.particles import Population
 from linkern.bayes.montecarlo.saddle import Found, Problem, State, solve_on
 from linkern.bayes.montecarlo.samples import SampledLayer
-from linkern.numerics.threads import side_by_side
 from linkern.solution import ConvergenceError
 
 __all__ = ["Ensemble", "LawPoint", "Rung"]
@@ -29,8 +29,8 @@ _RATIO = 1.15
 _SHARE = 0.4
 # The law of a move need not solve the equations better than one population's noise.
 _TOLERANCE, _MAPS = 5e-3, 5
-# With fewer effective particles a rung was too long.
-_FAILED = 0.5
+# With fewer effective particles a rung was too long; after some where the way ends there the solution is lost.
+_FAILED, _PATIENCE = 0.5, 10
 # Kernels and tilts beyond single precision's squares are nobody's.
 _LOST = 1e15
 _HALVINGS = 6
@@ -110,6 +110,7 @@ class Ensemble:
         self.path: list[Rung] = []
         self._report = report or (lambda rung: None)
         self.law: LawPoint | None = None
+        self._lost = 0
 
     def climb(self, gamma0: float, temperature: float) -> None:
         """Follow the solution to (gamma0, temperature) along a geometric ladder in both."""
@@ -143,6 +144,8 @@ class Ensemble:
             self.rung(*middle, halvings - 1)
             return self.rung(gamma0, temperature, halvings - 1)
         self._require(all((np.abs(part) < _LOST).all() for part in (found.kernels, found.duals, found.V)), gamma0, temperature)
+        self._lost = self._lost + 1 if found.effective < 1.1 * _FAILED else 0
+        self._require(self._lost < _PATIENCE, gamma0, temperature)
         self.problem, self.state = problem, found.state
         V, Y = found.V, problem.Y
         self.path.append(
@@ -159,7 +162,9 @@ class Ensemble:
         """
         for q, layer, root, tilt in zip(self.populations, self.layers, law.roots, law.tilts, strict=True):
             with np.errstate(over="ignore"):
-                eps = layer.transported(q.law, root, tilt, self.groups, self.rng)
+                view = layer.view(q.law, root)
+                q.cover(layer.eps, view.weights(tilt)[0].w)
+                eps = layer.transported(view, tilt, q.umbrella, self.groups, self.rng)
             self._require(np.abs(eps).max() < _LOST, self.problem.gamma0, self.problem.temperature)
             q.become(eps)
         self.wander(law)
@@ -174,15 +179,7 @@ class Ensemble:
 
     def wander(self, law: LawPoint) -> None:
         """Move all particles under the law that they follow already."""
-        layers = list(zip(self.populations, law.roots, law.tilts, strict=True))
-
-        def moved(some: slice) -> None:
-            for q, root, tilt in layers[some]:
-                q.move(root, tilt)
-
-        side_by_side(moved, len(layers))
-        self.law = law
-        self.layers = [
-            SampledLayer.following(q.law, q.eps, root, tilt)
-            for q, root, tilt in zip(self.populations, law.roots, law.tilts, strict=True)
-        ]
+        self.law, self.layers = law, []
+        for q, root, tilt in zip(self.populations, law.roots, law.tilts, strict=True):
+            q.move(root, tilt)
+            self.layers.append(SampledLayer.following(q.law, q.eps, root, tilt, q.umbrella))

@@ -26,6 +26,8 @@ Floats = NDArray[np.float64]
 _ITERATIONS = 40
 # Samples per entry of a kernel that can carry all of them.
 _PER_UNKNOWN = 16
+# Of few eigenvalues the noise is some times the rounding of one.
+_ROUNDING = 16
 
 
 class Carried(NamedTuple):
@@ -52,7 +54,7 @@ def carry(
     start = np.zeros(len(phi)) if weights is None else np.log(np.maximum(weights * len(phi), np.finfo(float).tiny))
     values, vectors = np.linalg.eigh(kernel)
     # Below the rounding of the samples the kernel has noise, not directions.
-    resolved = values > np.finfo(phi.dtype).eps * values[-1]
+    resolved = values > max(_ROUNDING, len(values)) * np.finfo(phi.dtype).eps * values[-1]
     values, vectors = values[resolved], vectors[:, resolved]
     root, inverse = (vectors * np.sqrt(values)) @ vectors.T, (vectors / np.sqrt(values)) @ vectors.T
     x = np.asarray(phi @ inverse.astype(phi.dtype))

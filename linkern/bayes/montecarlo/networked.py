@@ -140,10 +140,12 @@ def networked(
     *,
     networks: int,
     width: int,
-) -> Outcome:
+    patient: bool,
+) -> Outcome | None:
     """Average networks of `width`, and of more layers narrower ones, until the standard errors of the kernels are `tol`.
 
-    At most `most` neurons are averaged over per layer, but those of a first average at least.
+    None if those of one hidden layer are not there at once, unless `patient`. At most `most` neurons are averaged over per layer,
+    but those of a first average at least.
     """
     problem, particles = task.problem, networks * width
     largest = _MOST if most is None else max(most // particles, _LEAST)
@@ -156,8 +158,12 @@ def networked(
         if report is not None:
             report(path[-1])
 
-    arrived = _climbed if problem.depth == 1 else _arrived
-    runs, doubts = arrived(task, networks, width, rng, keep, record)
+    if problem.depth > 1:
+        runs, doubts = _arrived(task, networks, width, rng, keep, record)
+    else:
+        runs, doubts = [_climbed(task, networks, width, rng, keep, record, _DOUBLINGS if patient else 0)], []
+        if not (patient or _agreed(runs[0].tables)):
+            return None
     wide, average = runs[0], _precise(problem, runs, tol, largest)
     sample, sections, mismatch = network_sites(problem, wide.eps, average.kernels, average.parts)
     V = _extrapolated(runs, [run.V for run in runs])
@@ -220,20 +226,30 @@ def _floor(history: Sequence[tuple[int, float]]) -> float:
 
 
 def _climbed(
-    task: Task, networks: int, width: int, rng: np.random.Generator, keep: int, record: Callable[[Snapshot, float], None]
-) -> tuple[list[_Run], list[str]]:
-    """Networks of one hidden layer with the history of a first average, and nothing against where they started."""
+    task: Task,
+    networks: int,
+    width: int,
+    rng: np.random.Generator,
+    keep: int,
+    record: Callable[[Snapshot, float], None],
+    doublings: int,
+) -> _Run:
+    """Networks of one hidden layer with the history of a first average, after no more than so many doublings of the wait."""
     problem, nets = task.problem, Neurons(task.problem, width, rng, networks=networks, hold=keep)
     nets.climb(_start(task), _RUNGS, record, beyond=_BEYOND, turns=_TURNS)
     nets.settle(_SETTLING)
     history, moved = nets.draw(_FIRST[0]), _SETTLING + _FIRST[0]
-    for _ in range(_DOUBLINGS):
-        tables = [table(problem.Y, snapshot) for snapshot in history]
-        if drift(tables) > _UNLIKELY and hysteresis(tables, _UNLIKELY) < _SIDES:
+    for _ in range(doublings):
+        if _agreed([table(problem.Y, snapshot) for snapshot in history]):
             break
         nets.wait(moved - _FIRST[0])
         history, moved = nets.draw(_FIRST[0]), 2 * moved
-    return [_Run(problem, nets, history, keep)], []
+    return _Run(problem, nets, history, keep)
+
+
+def _agreed(tables: Sequence[Floats]) -> bool:
+    """Whether networks of both sides have arrived."""
+    return drift(tables) > _UNLIKELY and hysteresis(tables, _UNLIKELY) < _SIDES
 
 
 def _arrived(

@@ -8,19 +8,22 @@ reference, so that only what is not Gaussian costs acceptance. Every particle is
 from __future__ import annotations
 
 import math
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from linkern.activations.kinks import averaged_slope
 from linkern.bayes.montecarlo.law import Law, Samples, Tilt
+from linkern.bayes.montecarlo.umbrella import Umbrella
+from linkern.numerics.threads import side_by_side
 
 __all__ = ["Population"]
 
 Floats = NDArray[np.float64]
 
-# Rows that move together: their positions, momenta and features stay in cache.
-_BLOCK = 512
+# Coordinates that move together: their positions, momenta and features stay in cache.
+_BLOCK = 2**15
 # Rotation angles of a trajectory: strongly tilted directions hold points of large radius, which short ones reach slowly.
 _ANGLES = (2.2, 3.8)
 _LONGEST = 40
@@ -45,13 +48,21 @@ class Population:
         Rotation angle between kicks, adapted until `frozen` to an acceptance near 0.7, averaged by strength of the tilt.
     acceptance : float
         Acceptance probability of the last trajectories, so averaged.
+    umbrella : Umbrella or None
+        What the law is multiplied by, once particles spread more along some direction than along others; not for laws whose
+        radius is integrated out.
     """
 
     def __init__(self, law: Law, samples: int, rng: np.random.Generator) -> None:
-        self.law, self.rng = law, rng
+        self.law = law
         self.x = rng.standard_normal((samples, law.rank), dtype=np.float32)
+        self._rows = max(1, _BLOCK // law.rank)
+        # Whatever the number of threads.
+        *self._rngs, self._rng = rng.spawn(math.ceil(samples / self._rows) + 1)
         self.reference = np.eye(law.rank)
         self.step, self.acceptance, self.frozen = 0.5, 1.0, False
+        self.umbrella: Umbrella | None = None
+        self._widest: Floats | None = None
 
     @property
     def eps(self) -> Samples:
@@ -60,15 +71,24 @@ class Population:
 
     def move(self, root: Floats, tilt: Tilt) -> None:
         """Move all particles by one trajectory under the law with this root and tilt."""
-        step = min(self.step * math.exp(_JITTER * self.rng.standard_normal()), _STEPS[1])
-        target = _Target(self.law, root @ self.reference, self.reference @ self.reference, tilt, step)
-        kicks = min(_LONGEST, max(1, math.ceil(self.rng.uniform(*_ANGLES) / step)))
-        starts = range(0, len(self.x), _BLOCK)
-        probability, weight = np.hstack([self._trajectory(target, slice(start, start + _BLOCK), kicks) for start in starts])
+        step = min(self.step * math.exp(_JITTER * self._rng.standard_normal()), _STEPS[1])
+        target = _Target(self.law, root, self.reference, tilt, self.umbrella, step)
+        kicks = min(_LONGEST, max(1, math.ceil(self._rng.uniform(*_ANGLES) / step)))
+
+        def moved(blocks: slice) -> list[Floats]:
+            return [self._trajectory(target, index, kicks) for index in range(blocks.start, blocks.stop)]
+
+        parts = side_by_side(moved, len(self._rngs))
+        probability, weight = np.hstack(list(chain.from_iterable(parts)))
         self.acceptance = float(probability @ weight / weight.sum())
         if not self.frozen:
             factor = math.exp(0.5 * (self.acceptance - _ACCEPTANCE))
             self.step = min(max(self.step * factor, _STEPS[0]), _STEPS[1])
+
+    def cover(self, eps: Samples, weights: Floats) -> None:
+        """Adapt the umbrella, until `frozen`, to particles that followed the old one and the weights of their new law."""
+        if self._widest is not None and not (self.frozen or self.law.homogeneous) and np.isfinite(weights).all():
+            self.umbrella = Umbrella.over(eps, weights, self._widest, self.umbrella)
 
     def become(self, eps: Samples) -> None:
         """Take these standard coordinates, and until `frozen` their covariance, where it differs from noise, as reference."""
@@ -78,14 +98,16 @@ class Population:
             # Eigenvalues that S samples of a standard Gaussian would show are noise (Marchenko-Pastur band).
             edge = math.sqrt(self.law.rank / len(points))
             values[np.abs(np.sqrt(np.maximum(values, 0.0)) - 1) < edge] = 1.0
+            self._widest = vectors[:, -1] if values[-1] > 1 else None
             self.reference = np.asarray((vectors * np.sqrt(np.maximum(values, _LEAST_VARIANCE))) @ vectors.T)
         self.x = np.linalg.solve(self.reference, points.T).T.astype(np.float32)
 
-    def _trajectory(self, target: _Target, rows: slice, kicks: int) -> Floats:
+    def _trajectory(self, target: _Target, block: int, kicks: int) -> Floats:
         """Move some particles; return their acceptance probabilities and |tilt|, (2, B)."""
+        rows, rng = slice(block * self._rows, (block + 1) * self._rows), self._rngs[block]
         x = self.x[rows]
-        p = self.rng.standard_normal(x.shape, dtype=np.float32)
-        uniform = self.rng.random(len(x))
+        p = rng.standard_normal(x.shape, dtype=np.float32)
+        uniform = rng.random(len(x))
         step = target.step
         cos, sin = np.float32(math.cos(step)), np.float32(math.sin(step))
         V, force = target.at(x)
@@ -109,14 +131,17 @@ class Population:
 class _Target:
     """V and its gradient in the coordinates of the reference."""
 
-    def __init__(self, law: Law, root: Floats, covariance: Floats, tilt: Tilt, step: float) -> None:
-        self.law, self.tilt, self.step = law, tilt, step
+    def __init__(self, law: Law, root: Floats, reference: Floats, tilt: Tilt, umbrella: Umbrella | None, step: float) -> None:
+        self.law, self.tilt, self.umbrella, self.step = law, tilt, umbrella, step
+        root = root @ reference
         self.root = root.astype(np.float32)
+        if umbrella is not None:
+            self.direction = (reference @ umbrella.direction).astype(np.float32)
         # The force of a kink is averaged over what a step crosses; acceptance knows the kink itself.
         reach = np.maximum(step * np.linalg.norm(root, axis=1), _LEAST_REACH).astype(np.float32)
         self.reach = reach if law.kinked else None
         # One product gives h = root x and the reference's quadratic form.
-        self.both = np.hstack([root.T, covariance]).astype(np.float32)
+        self.both = np.hstack([root.T, reference @ reference]).astype(np.float32)
 
     def at(self, x: Samples) -> tuple[Floats, Samples]:
         """V and its gradient."""
@@ -128,18 +153,23 @@ class _Target:
         return np.abs(self.tilt.quadratic(np.asarray(self.law.activation.value(x @ self.root.T))), dtype=np.float64)
 
     def _exponent(self, x: Samples) -> tuple[Floats, Samples]:
-        """Q(eps) of the density exp(-Q/2), and half its gradient."""
+        """Q(eps) of the density exp(-Q/2), the umbrella included, and half its gradient."""
         both = x @ self.both
         h, Sx = both[:, : len(self.root)], both[:, len(self.root) :]
         activation = self.law.activation
         phi = activation.value(h)
         Hphi = self.tilt.apply(phi)
         slope = activation.derivative(h) if self.reach is None else averaged_slope(activation, h, self.reach)
-        pull = (slope * Hphi) @ self.root
+        slope *= Hphi
+        pull = slope @ self.root
         squared = np.einsum("sr,sr->s", x, Sx, dtype=np.float64)
         quadratic = np.einsum("si,si->s", phi, Hphi, dtype=np.float64)
         if not self.law.homogeneous:
-            return squared + quadratic, pull + Sx
+            pull += Sx
+            if self.umbrella is None:
+                return squared + quadratic, pull
+            height, slope = self.umbrella.at(x @ self.direction)
+            return squared + quadratic - 2 * height, pull - np.outer(slope.astype(x.dtype), self.direction)
         u = 1 + quadratic / squared
         bent, slope_of_bend = self.law.bend(u)
         pull *= slope_of_bend.astype(x.dtype)[:, None]

@@ -28,8 +28,9 @@ _FIRST_SNAPSHOTS, _RESTARTS = 8, 4
 _LEAST_EFFECTIVE = 0.5
 # A drift of the tilts this unlikely under stationarity means that the first half was still on its way.
 _DRIFT = 1e-3
-# Correlation that particles with few strongly active among them lose last, and tilts that are rounding.
-_LARGEST_MEMORY, _VANISHING = 0.3, 1e-6
+# Correlation that particles with few strongly active among them lose last, how much longer that is waited for, and tilts that
+# are rounding.
+_LARGEST_MEMORY, _PATIENCE, _VANISHING = 0.3, 3, 1e-6
 # Standard errors between particles and importance sampling that are no accident.
 _DISAGREEMENT = 4.0
 # Minimum of Q below which lobes hold few neurons: without a precise importance sample to tell, they may be missing.
@@ -54,7 +55,8 @@ def pooled(ensemble: Ensemble, tol: float, most: int, rng: np.random.Generator) 
                 ensemble.wander(law)
             taken.append(ensemble.layers)
         layers = [SampledLayer.joined(history, ensemble.groups) for history in zip(*taken, strict=True)]
-        followed = zip(problem.laws, law.roots, law.tilts, strict=True)
+        umbrellas = (population.umbrella for population in ensemble.populations)
+        followed = zip(problem.laws, law.roots, law.tilts, umbrellas, strict=True)
         return [layer.controlled(*where) for layer, where in zip(layers, followed, strict=True)]
 
     largest = max(most // particles, _FIRST_SNAPSHOTS)
@@ -64,16 +66,18 @@ def pooled(ensemble: Ensemble, tol: float, most: int, rng: np.random.Generator) 
         count = layers[0].snapshots
         found = pooled_solution(problem, layers, ensemble.state, _LEAST_EFFECTIVE)
         average = averaged(problem, layers, found, _LEAST_EFFECTIVE)
-        drifting = _drifts(average, ensemble, count)
+        drifting, memories = _drifts(average, ensemble, count), _memories(average, ensemble, count)
         needed = max(average.needed(tol), count * particles)
+        # A little more than the estimate asks for, which is itself uncertain by a fifth.
+        wanted = max(math.ceil(1.1 * needed / particles) if needed > count * particles else count, _forgotten(memories, count))
         if drifting and restarts < _RESTARTS:
             restarts += 1
-            layers, more = [layer.late() for layer in layers], count
-        elif needed <= count * particles or count >= largest:
+            layers = [layer.late() for layer in layers]
+            more = max(min(count, largest - layers[0].snapshots), 1)
+        elif wanted <= count or count >= largest:
             break
         else:
-            # A little more than the estimate asks for, which is itself uncertain by a fifth.
-            more = min(math.ceil(1.1 * needed / particles), largest) - count
+            more = min(wanted, largest) - count
         # Before particles are there twice.
         del average, found
         layers = gathered([layers], more)
@@ -82,7 +86,7 @@ def pooled(ensemble: Ensemble, tol: float, most: int, rng: np.random.Generator) 
         doubts.append("averages still drift; try more particles or samples")
     doubts.extend(
         f"layer {l}: particles remember where the average began (tilts correlate by {memory:.2f}); try networks or more samples"
-        for l, memory in enumerate(_memories(average, ensemble, count), start=1)
+        for l, memory in enumerate(memories, start=1)
         if memory > _LARGEST_MEMORY
     )
     return average.outcome(
@@ -122,6 +126,15 @@ def _memories(average: Average, ensemble: Ensemble, count: int) -> list[float]:
         vanishing = min(np.abs(first).max(), np.abs(last).max()) < _VANISHING
         memories.append(0.0 if vanishing else float(np.corrcoef(first, last)[0, 1]))
     return memories
+
+
+def _forgotten(memories: list[float], count: int) -> int:
+    """How many snapshots it takes particles to forget, if memories decay exponentially and are worth waiting for."""
+    worst = max(memories)
+    if worst <= _LARGEST_MEMORY:
+        return count
+    longer = math.log(_LARGEST_MEMORY) / math.log(min(worst, 1 - 1e-9))
+    return count if longer > _PATIENCE else math.ceil(longer * count)
 
 
 def _lobes_represented(ensemble: Ensemble, average: Average, rng: np.random.Generator) -> tuple[list[LobeCheck], list[str]]:

@@ -14,6 +14,7 @@ from linkern.bayes.montecarlo.averages import View, weigh
 from linkern.bayes.montecarlo.law import Law, Samples, Tilt
 from linkern.bayes.montecarlo.mixture import Mixture
 from linkern.bayes.montecarlo.stein import excess
+from linkern.bayes.montecarlo.umbrella import Umbrella
 from linkern.lazy import layer_kernels
 
 __all__ = ["SampledLayer"]
@@ -41,11 +42,11 @@ class SampledLayer:
     excess: Floats | None = None
 
     @classmethod
-    def following(cls, law: Law, eps: Samples, root: Floats, tilt: Tilt) -> SampledLayer:
-        """Particles that follow this root and tilt."""
+    def following(cls, law: Law, eps: Samples, root: Floats, tilt: Tilt, umbrella: Umbrella | None = None) -> SampledLayer:
+        """Particles that follow this root and tilt under an umbrella."""
         squared = np.einsum("sr,sr->s", eps, eps, dtype=np.float64)
         view = View(law, eps, squared, np.zeros(len(eps)), root)
-        return cls(eps, squared, law.log_density(squared, view.tilt_of(tilt)))
+        return cls(eps, squared, law.log_density(squared, view.tilt_of(tilt)) + _height(umbrella, eps))
 
     @classmethod
     def proposed(cls, mixture: Mixture, count: int, groups: int, rng: np.random.Generator, *, scrambled: bool) -> SampledLayer:
@@ -74,12 +75,13 @@ class SampledLayer:
         snapshots = sum(layer.snapshots for layer in history)
         return cls(eps, squared, join([layer.reference for layer in history]), groups, snapshots)
 
-    def controlled(self, law: Law, root: Floats, tilt: Tilt) -> SampledLayer:
-        """The same, knowing noise of particles that follow this root and tilt; as they are if radii are integrated out."""
+    def controlled(self, law: Law, root: Floats, tilt: Tilt, umbrella: Umbrella | None) -> SampledLayer:
+        """The same, knowing noise of particles that follow this law; as they are if radii are integrated out."""
         if law.homogeneous:
             return self
         lazy = layer_kernels(root * math.sqrt(root.shape[1]), depth=1, activation=law.activation)[1]
-        return replace(self, excess=excess(law, self.eps, root, tilt, lazy, self.groups))
+        weights = np.exp(-_height(umbrella, self.eps))
+        return replace(self, excess=excess(law, self.eps, weights, root, tilt, lazy, self.groups))
 
     def late(self) -> SampledLayer:
         """The later half of snapshots."""
@@ -121,10 +123,10 @@ class SampledLayer:
         known = None if self.excess is None else self.excess[index][None]
         return SampledLayer(self.eps[rows], self.squared[rows], self.reference[rows], 1, self.snapshots, self.cut, known)
 
-    def transported(self, law: Law, root: Floats, tilt: Tilt, groups: int, rng: np.random.Generator) -> Samples:
-        """Particles of another root and tilt, (S, r): resampled by weight within groups; radii follow the tilt."""
-        view = self.view(law, root)
-        change = law.log_density(self.squared, view.tilt_of(tilt)) - self.reference
+    def transported(self, view: View, tilt: Tilt, umbrella: Umbrella | None, groups: int, rng: np.random.Generator) -> Samples:
+        """Particles of another law, (S, r), seen through its root: resampled by weight within groups; radii follow the tilt."""
+        law = view.law
+        change = law.log_density(self.squared, view.tilt_of(tilt)) + _height(umbrella, self.eps) - self.reference
         chosen = []
         for rows in np.array_split(np.arange(len(change)), groups):
             # Systematic resampling: the least noisy that is unbiased.
@@ -141,3 +143,7 @@ class SampledLayer:
         """The particles seen through another root."""
         known = 0.0 if self.excess is None else self.excess.mean(axis=0)
         return View(law, self.eps, self.squared, self.reference, root, (self.groups, self.snapshots), self.cut, known)
+
+
+def _height(umbrella: Umbrella | None, eps: Samples) -> Floats:
+    return np.zeros(len(eps)) if umbrella is None else umbrella.height(eps)

@@ -40,12 +40,12 @@ __all__ = ["solve_montecarlo"]
 Floats = NDArray[np.float64]
 
 GROUPS = 8
-# Multiples of the number of groups.
-_LEAST_PARTICLES, _PARTICLES_PER_POINT, _MOST_PARTICLES = 4096, 80, 8192
+# Multiples of the number of groups; per point with one hidden layer and with more.
+_LEAST_PARTICLES, _PARTICLES_PER_POINT, _MOST_PARTICLES = 4096, (20, 80), 8192
 METHODS = ("auto", "importance", "networks", "particles")
 # Mixtures have too many parameters, and cover too little, in more dimensions; with more points than these, if there is one hidden
-# layer and if there are more, networks are sooner there.
-_LARGEST_RANK, _MOST_POINTS = 100, (30, 100)
+# layer and if there are more, networks are sooner there. Up to so many networks are sooner there than particles, with one layer.
+_LARGEST_RANK, _MOST_POINTS, _FEW = 100, (30, 100), 100
 # Bytes of stored particles that bound the number of snapshots.
 _MEMORY = 100e6
 # Beyond these the weights, the equations or the domain are not what an average can be built on.
@@ -92,11 +92,13 @@ def solve_montecarlo(
         How neurons are sampled: independently from proposals (activations of degree one only), as those of wide networks (of two
         widths, extrapolated, if there are more hidden layers than one), by Hamiltonian dynamics under the law of infinite width,
         or by the first that works: for activations of degree one importance (up to 30 points with one hidden layer, 100 with
-        more), then networks; for others particles, then networks, or with one hidden layer the other way round.
+        more), then networks; for others particles, then networks, and before them, with one hidden layer and up to 100 points,
+        networks that agree at once.
         Methods that share nothing but the equations check each other.
     particles : int, optional
-        Particles per layer and snapshot, at least 512; by default 80 P between 4096 and 8192. Of networks 8 times the width N of
-        the wider ones, by default 4 P or 512, and with one hidden layer 12 P or 768, times .007/tol if that is more than 1.
+        Particles per layer and snapshot, at least 512; by default 80 P, 20 P with one hidden layer, between 4096 and 8192. Of
+        networks 8 times the width N of the wider ones, by default 4 P or 512, and with one hidden layer 12 P or 768, times
+        .007/tol if that is more than 1.
     max_samples : int, optional
         Most particles x snapshots to pool per layer; by default what 100 MB hold, or 400 snapshots of networks.
     rng : int or Generator
@@ -150,8 +152,12 @@ def solve_montecarlo(
     neurons, of pi/2 over the step kicks (20 for smooth activations, 100 and more for kinks), each 5 products 8 N P^2 and 8
     eigenproblems of size P per layer.
 
+    Particles whose law has lobes along one line, as that of saturating activations has, cross between them under an `umbrella`.
+    Where there are more (tanh, 200 digits as they are) they may lose the solution at low temperature, and networks remember.
+
     Digits, gamma0 = 1, beta = 50, two cores with threadpoolctl. ReLU: 5 s for P = 50, L = 1; 20 s for P = 200, L = 1, every input
-    standardised; 60 to 80 s for P = 50, L = 2. tanh: 5 to 20 s for P = 50, L = 2 and 3; 55 s for P = 200, L = 1.
+    standardised; 60 to 80 s for P = 50, L = 2. tanh: 2 to 10 s for P = 50, L = 1; 10 to 60 s for P = 50, L = 2 and 3; 16 s for
+    P = 200, L = 1, every input standardised.
     """
     task = Task.checked(X, y, kernel, depth, gamma0, beta, activation, prior_variances)
     tol = checks.positive("tol", tol)
@@ -162,19 +168,21 @@ def solve_montecarlo(
             f"method: expected an activation of degree one for 'importance', got {task.problem.laws[0].activation.name!r}"
         )
     P = len(task.problem.C)
-    default = min(max(_LEAST_PARTICLES, _PARTICLES_PER_POINT * P), _MOST_PARTICLES)
+    default = min(max(_LEAST_PARTICLES, _PARTICLES_PER_POINT[task.problem.depth > 1] * P), _MOST_PARTICLES)
     count = default if particles is None else GROUPS * math.ceil(checks.integer_at_least("particles", particles, 512) / GROUPS)
     affordable = int(_MEMORY / (4 * P * task.problem.depth))
     most = affordable if max_samples is None else checks.integer_at_least("max_samples", max_samples)
     run_rng, draw_rng, network_rng = checks.random_generator(rng).spawn(3)
     outcome = None
     with blas_in_one_thread():
-        for kind in _order(task, method):
+        order = _order(task, method)
+        for place, kind in enumerate(order):
+            last = place == len(order) - 1
             if kind == "importance":
                 found = _by_importance(task, tol, most, run_rng, callback, patient=method == "importance")
             elif kind == "networks":
                 width = width_for(P, task.problem.depth, tol) if particles is None else 32 * math.ceil(count / (32 * GROUPS))
-                found = networked(task, tol, max_samples, network_rng, callback, networks=GROUPS, width=width)
+                found = networked(task, tol, max_samples, network_rng, callback, networks=GROUPS, width=width, patient=last)
             else:
                 found = _by_particles(task, count, tol, most, (run_rng, draw_rng), callback, required=method == "particles")
             if found is not None and (outcome is None or not _failures(found) or _failures(outcome)):
@@ -206,8 +214,8 @@ def _order(task: Task, method: str) -> tuple[str, ...]:
     # Particles find strongly active neurons slowly.
     if _coverable(task) or (problem.laws[0].homogeneous and not deep):
         return ("networks",)
-    # Of one hidden layer, networks took half as long.
-    return ("particles", "networks") if deep else ("networks", "particles")
+    few = not deep and len(problem.C) <= _FEW
+    return ("networks", "particles", "networks") if few else ("particles", "networks")
 
 
 def _coverable(task: Task) -> bool:

@@ -37,9 +37,9 @@ _LEAST_BLOCKS, _LARGEST_BLOCK = 8, 2048
 
 
 class _Sums(NamedTuple):
-    """Over n samples, of a block or in arrays over blocks, with u = exp(phi^T H phi/2).
+    """Over samples of weights w, of a block or in arrays over blocks, with u = w exp(phi^T H phi/2).
 
-    Of phi phi^T, h s^T, s s^T and u phi phi^T; of phi h and h^2; of 1, u and u^2.
+    Of w phi phi^T, w h s^T, w s s^T and u phi phi^T; of w phi h and w h^2; of w, u and u^2.
     """
 
     second: Floats
@@ -53,16 +53,19 @@ class _Sums(NamedTuple):
     uu: Floats
 
 
-def excess(law: Law, eps: Samples, root: Floats, tilt: Tilt, lazy: Floats, groups: int) -> Floats:
-    """What <phi phi^T> has too much in every group of samples of this root and tilt, (groups, P, P); groups stand together.
+def excess(law: Law, eps: Samples, weights: Floats, root: Floats, tilt: Tilt, lazy: Floats, groups: int) -> Floats:
+    """What <phi phi^T> has too much in every group of weighted samples of this root and tilt, (groups, P, P).
 
-    `lazy` is <phi phi^T> without the tilt. Not for laws whose radius is integrated out. Cost: some five products S P^2.
+    Groups stand together. `lazy` is <phi phi^T> without the tilt. Not for laws whose radius is integrated out. Cost: some five
+    products S P^2.
     """
     size = len(eps) // groups
     count = max(_LEAST_BLOCKS, math.ceil(size / _LARGEST_BLOCK))
+    weights = weights / weights.mean()
 
     def summed(index: int) -> list[_Sums]:
-        return [_sums(law, part, root, tilt) for part in np.array_split(eps[index * size : (index + 1) * size], count)]
+        parts = np.array_split(np.arange(index * size, (index + 1) * size), count)
+        return [_sums(law, eps[part], weights[part], root, tilt) for part in parts]
 
     parts = list(chain.from_iterable(side_by_side(lambda some: [summed(k) for k in range(some.start, some.stop)], groups)))
     sums = _Sums(*(np.array(each) for each in zip(*chain.from_iterable(parts), strict=True)))
@@ -79,7 +82,7 @@ def excess(law: Law, eps: Samples, root: Floats, tilt: Tilt, lazy: Floats, group
     return noise.reshape(groups, -1, *lazy.shape).sum(axis=1) / size
 
 
-def _sums(law: Law, eps: Samples, root: Floats, tilt: Tilt) -> _Sums:
+def _sums(law: Law, eps: Samples, w: Floats, root: Floats, tilt: Tilt) -> _Sums:
     single = root.astype(eps.dtype)
     h = eps @ single.T
     phi = law.activation.value(h)
@@ -87,11 +90,11 @@ def _sums(law: Law, eps: Samples, root: Floats, tilt: Tilt) -> _Sums:
     score = eps + (law.activation.derivative(h) * Hphi) @ single
     # What overflows is not effective.
     with np.errstate(over="ignore", invalid="ignore"):
-        u = np.exp(np.einsum("sa,sa->s", phi, Hphi, dtype=np.float64) / 2)
-        pairs = (phi, phi), (h, score), (score, score), (u[:, None].astype(phi.dtype) * phi, phi)
-        products = [np.asarray(a.T @ b, dtype=np.float64) for a, b in pairs]
-    lines = (np.einsum("sa,sa->a", h, other, dtype=np.float64) for other in (phi, h))
-    return _Sums(*products, *lines, *(np.asarray(total) for total in (float(len(eps)), u.sum(), u @ u)))
+        u = w * np.exp(np.einsum("sa,sa->s", phi, Hphi, dtype=np.float64) / 2)
+        pairs = (w, phi, phi), (w, h, score), (w, score, score), (u, phi, phi)
+        products = [np.asarray((a[:, None].astype(b.dtype) * b).T @ c, dtype=np.float64) for a, b, c in pairs]
+    lines = (w @ (h * other) for other in (phi, h))
+    return _Sums(*products, *lines, *(np.asarray(total) for total in (w.sum(), u.sum(), u @ u)))
 
 
 def _regression(values: Floats, controls: list[Floats], masses: Floats) -> Floats:

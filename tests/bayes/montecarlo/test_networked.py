@@ -136,15 +136,17 @@ def test_networks_stand_in_where_proposals_do_not_cover(monkeypatch):
 @pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize(
     ("depth", "residuals", "kept"),
-    [(1, (0.0, 1.0), 0), (1, (0.0, 0.0), 1), (2, (1.0, 0.0), 1), (2, (1.0, 1.0), 1)],
+    [(1, (0.0, 1.0, 1.0), 0), (1, (1.0, 0.0, 1.0), 1), (1, (0.0, 0.0, 0.0), 2), (2, (1.0, 0.0), 1), (2, (1.0, 1.0), 1)],
 )
 def test_the_last_answer_that_solves_the_equations_is_kept(depth, residuals, kept, monkeypatch):
-    """Of answers that all have doubts; the order is networks, particles with one hidden layer, and the reverse with two."""
+    """Of answers that all have doubts; the order is particles, networks, with one hidden layer networks before."""
     X, y, _ = data(2)
-    real, answers, reasons = module.networked, [], ("first", "second")
+    real, answers, reasons = module.networked, [], ("first", "second", "third")
+    patient = []
 
     def answer(*args, **kwargs):
-        found = answers[0] if answers else real(*args, **kwargs)
+        patient.append(kwargs["patient"])
+        found = answers[0] if answers else real(*args, **kwargs | {"patient": True})
         index = len(answers)
         answers.append(replace(found, residual=residuals[index], doubts=(reasons[index],)))
         return answers[index]
@@ -154,12 +156,12 @@ def test_the_last_answer_that_solves_the_equations_is_kept(depth, residuals, kep
     monkeypatch.setattr(
         solver,
         "_by_particles",
-        lambda task, *args, **kwargs: answer(task, 0.1, 1, np.random.default_rng(0), None, networks=solver.GROUPS, width=64),
+        lambda task, *args, **kwargs: answer(task, 0.1, 1, np.random.default_rng(0), None, networks=8, width=64, patient=None),
     )
     found = solve(X, y, method="auto", **options)
-    assert len(answers) == 2
+    assert patient == ([False, None, True] if depth == 1 else [None, True])
     assert reasons[kept] in found.reasons
-    assert reasons[1 - kept] not in found.reasons
+    assert not (set(reasons) - {reasons[kept]}) & set(found.reasons)
 
 
 def test_forbidden_labels_leave_the_kernel_lazy():
@@ -248,8 +250,10 @@ def test_networks_settle_until_sides_agree(monkeypatch):
 
     monkeypatch.setattr(module, "Neurons", Slow)
     task = module.Task.checked(*data(2)[:2], None, 1, 1.0, 8.0, "relu", 1.0)
-    (run,), doubts = module._climbed(task, 8, 64, np.random.default_rng(0), 5, None)
-    assert not doubts
+    # Who does not wait has nothing.
+    assert module.networked(task, 0.1, None, np.random.default_rng(0), None, networks=8, width=64, patient=False) is None
+    turns.clear()
+    run = module._climbed(task, 8, 64, np.random.default_rng(0), 5, None, module._DOUBLINGS)
     assert len(turns) >= 150
     assert run.count == 12
     np.testing.assert_allclose(run.kernels, np.broadcast_to(np.eye(2), (8, 1, 2, 2)), atol=0.02)

@@ -14,27 +14,32 @@ V = np.array([[0.9], [-0.6], [0.4]])
 GROUPS, SIZE = 64, 512
 
 
-def tilted(phi, rng, count):
-    """Exact draws of exp(-|eps|^2/2 + (V . phi)^2/2), |phi| <= 1, by rejection."""
-    drawn, most = [], np.abs(V).sum() ** 2 / 2
+def tilted(phi, rng, count, bias=0.0):
+    """Exact draws of exp(-|eps|^2/2 + (V . phi)^2/2 + bias sin eps_1), |phi| <= 1, by rejection."""
+    drawn, most = [], np.abs(V).sum() ** 2 / 2 + bias
     while sum(map(len, drawn)) < count:
         eps = rng.standard_normal((4 * count, 3))
-        drawn.append(eps[rng.random(len(eps)) < np.exp((phi(eps @ ROOT.T) @ V)[:, 0] ** 2 / 2 - most)])
+        exponent = (phi(eps @ ROOT.T) @ V)[:, 0] ** 2 / 2 + bias * np.sin(eps[:, 1])
+        drawn.append(eps[rng.random(len(eps)) < np.exp(exponent - most)])
     return np.concatenate(drawn)[:count]
 
 
-@pytest.fixture(scope="module", params=["tanh", "cos"])
+@pytest.fixture(scope="module", params=[("tanh", 0.0), ("cos", 0.0), ("tanh", 0.7)])
 def errors(request):
     """Errors of the kernels of groups, as they are and less what is in excess; the truth is an average over many more draws."""
-    phi, rng = {"tanh": np.tanh, "cos": np.cos}[request.param], np.random.default_rng(3)
+    activation, bias = request.param
+    phi, rng = {"tanh": np.tanh, "cos": np.cos}[activation], np.random.default_rng(3)
     features = phi(tilted(phi, rng, 2_000_000) @ ROOT.T)
     truth = features.T @ features / len(features)
-    eps = tilted(phi, rng, GROUPS * SIZE)
+    eps = tilted(phi, rng, GROUPS * SIZE, bias)
+    weights = np.exp(-bias * np.sin(eps[:, 1]))
+    w = weights.reshape(GROUPS, SIZE, 1) / weights.reshape(GROUPS, SIZE, 1).sum(axis=1, keepdims=True)
     features = phi(eps @ ROOT.T).reshape(GROUPS, SIZE, 3)
-    plain = features.swapaxes(1, 2) @ features / SIZE - truth
+    plain = (w * features).swapaxes(1, 2) @ features - truth
     h = rng.standard_normal((2_000_000, 3)) @ ROOT.T
     lazy = phi(h).T @ phi(h) / len(h)
-    return request.param, plain, plain - excess(Law.of(get(request.param), 3), eps, ROOT, Tilt(-V @ V.T, V), lazy, GROUPS)
+    noise = excess(Law.of(get(activation), 3), eps, weights, ROOT, Tilt(-V @ V.T, V), lazy, GROUPS)
+    return activation, plain, plain - noise
 
 
 def test_less_noise_is_left(errors):
