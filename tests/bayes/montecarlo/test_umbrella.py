@@ -51,7 +51,7 @@ def test_particles_cross_and_lobes_have_their_shares():
     # Who was where is forgotten.
     assert abs(np.corrcoef(before, x > 3)[0, 1]) < 0.1
     assert 1 / (len(w) * (w**2).sum()) > 0.7
-    plain, _, before = particles_after(120, umbrella=False)
+    plain, _, before = particles_after(60, umbrella=False)
     assert np.corrcoef(before, plain > 3)[0, 1] > 0.5
     assert abs((plain > 3).mean() - truth) > 0.1
 
