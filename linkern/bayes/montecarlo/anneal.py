@@ -163,8 +163,9 @@ class Ensemble:
         for q, layer, root, tilt in zip(self.populations, self.layers, law.roots, law.tilts, strict=True):
             with np.errstate(over="ignore"):
                 view = layer.view(q.law, root)
-                q.cover(layer.eps, view.weights(tilt)[0].w)
-                eps = layer.transported(view, tilt, q.umbrella, self.groups, self.rng)
+                quadratic = view.tilt_of(tilt)
+                q.cover(layer.eps, view.weights_of(quadratic)[0].w)
+                eps = layer.transported(q.law, quadratic, q.umbrella, self.groups, self.rng)
             self._require(np.abs(eps).max() < _LOST, self.problem.gamma0, self.problem.temperature)
             q.become(eps)
         self.wander(law)

@@ -160,8 +160,7 @@ class _Target:
         phi = activation.value(h)
         Hphi = self.tilt.apply(phi)
         slope = activation.derivative(h) if self.reach is None else averaged_slope(activation, h, self.reach)
-        slope *= Hphi
-        pull = slope @ self.root
+        pull = (slope * Hphi) @ self.root
         squared = np.einsum("sr,sr->s", x, Sx, dtype=np.float64)
         quadratic = np.einsum("si,si->s", phi, Hphi, dtype=np.float64)
         if not self.law.homogeneous:

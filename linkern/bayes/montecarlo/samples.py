@@ -123,10 +123,11 @@ class SampledLayer:
         known = None if self.excess is None else self.excess[index][None]
         return SampledLayer(self.eps[rows], self.squared[rows], self.reference[rows], 1, self.snapshots, self.cut, known)
 
-    def transported(self, view: View, tilt: Tilt, umbrella: Umbrella | None, groups: int, rng: np.random.Generator) -> Samples:
-        """Particles of another law, (S, r), seen through its root: resampled by weight within groups; radii follow the tilt."""
-        law = view.law
-        change = law.log_density(self.squared, view.tilt_of(tilt)) + _height(umbrella, self.eps) - self.reference
+    def transported(
+        self, law: Law, quadratic: Floats, umbrella: Umbrella | None, groups: int, rng: np.random.Generator
+    ) -> Samples:
+        """Particles under another phi^T H phi and umbrella, (S, r): resampled by weight within groups; radii follow the tilt."""
+        change = law.log_density(self.squared, quadratic) + _height(umbrella, self.eps) - self.reference
         chosen = []
         for rows in np.array_split(np.arange(len(change)), groups):
             # Systematic resampling: the least noisy that is unbiased.

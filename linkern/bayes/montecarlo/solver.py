@@ -44,7 +44,7 @@ GROUPS = 8
 _LEAST_PARTICLES, _PARTICLES_PER_POINT, _MOST_PARTICLES = 4096, (20, 80), 8192
 METHODS = ("auto", "importance", "networks", "particles")
 # Mixtures have too many parameters, and cover too little, in more dimensions; with more points than these, if there is one hidden
-# layer and if there are more, networks are sooner there. Up to so many networks are sooner there than particles, with one layer.
+# layer and if there are more, networks are sooner there. With one hidden layer and up to so many they are before particles, too.
 _LARGEST_RANK, _MOST_POINTS, _FEW = 100, (30, 100), 100
 # Bytes of stored particles that bound the number of snapshots.
 _MEMORY = 100e6
