@@ -17,6 +17,8 @@ from itertools import product
 import mpmath
 import sympy as sp
 from mpmath import mpf
+from sympy.polys.ring_series import rs_subs
+from sympy.polys.rings import sring
 
 from linkern.derivations.notation import T
 from linkern.derivations.perturbation import diagrams, eps, pairings, random_symmetric
@@ -57,7 +59,11 @@ def _truncated(matrix):
 
 def _insert(matrix, S, H, at_S, at_H):
     values = {x[i, j]: at[i, j] for x, at in ((S, at_S), (H, at_H)) for i, j in product(range(S.rows), repeat=2)}
-    return _truncated(matrix.subs(values, simultaneous=True))
+    # Expressions would be multiplied out in full before they are cut.
+    ring, parts = sring([*matrix, *values.values()], eps, *values)
+    rules = dict(zip(ring.gens[1:], parts[len(matrix) :], strict=True))
+    series = [rs_subs(entry, rules, ring.gens[0], ORDER + 1).as_expr() for entry in parts[: len(matrix)]]
+    return sp.Matrix(*matrix.shape, series)
 
 
 def expansion(coefficients, layers, C, y, temperature):

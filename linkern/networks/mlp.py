@@ -138,7 +138,8 @@ class MLP:
                 delta = np.matmul(weights[l].swapaxes(-1, -2), left)
                 delta *= self._same_dtype(self.activation.derivative(passed.preactivations[l - 1]))
             right = passed.features[l]
-            yield l, left, np.broadcast_to(right, (left.shape[0], *right.shape[1:]))
+            # Inputs are shared by the chains.
+            yield l, left, right if l > 0 else np.broadcast_to(right, (left.shape[0], *right.shape[1:]))
 
     def gradient(self, weights: Sequence[Array], X: Array, y: Array) -> list[Array]:
         """Return the gradient of 1/2 sum_mu (f_mu - y_mu)^2 with respect to each of `weights`, as full matrices."""

@@ -12,13 +12,17 @@ from linkern.figures import FIGURES
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """Compute, draw and close a figure by name; sampled networks are made small."""
+    """Compute, draw and close a figure by name; sampled networks and lists of depths are made small."""
 
     def draw(name):
         module = import_module(f"linkern.figures.{name}")
-        small = {"overlaps_by_layer": (16, 20, 40), "kernels_by_layer": ((24, 48), 20, 40)}
-        if name in small:
-            monkeypatch.setattr(module, "_sizes", lambda quick: small[name])
+        small = {
+            "overlaps_by_layer": {"_sizes": lambda quick: (16, 20, 40), "DEPTH": 8},
+            "kernels_by_layer": {"_sizes": lambda quick: ((24, 48), 20, 40)},
+            "branches": {"PHASE_DEPTHS": (2, 3)},
+        }
+        for attribute, value in small.get(name, {}).items():
+            monkeypatch.setattr(module, attribute, value)
         arrays = module.compute(True, np.random.default_rng(0))
         figure = module.draw(arrays)
         numbers = module.numbers(arrays)
