@@ -20,7 +20,9 @@ from linkern.plotting import points_with_errors, shades
 TITLE = "alignment of every layer's kernel with the labels, sampled theory and networks; kernels as stable fixed points"
 SOURCE = "Lauditi, Bordelon, Pehlevan (2025), deep Bayesian networks"
 
-CLASSES, BETA, STRENGTHS = (0, 1), 5.0, (0.3, 1.0, 4.0)
+CLASSES, BETA = (0, 1), 5.0
+# Of the theory, and of those where networks are compared with it.
+STRENGTHS, COMPARED = (0.1, 0.3, 0.6, 1.0, 2.0, 4.0), (0.3, 1.0, 4.0)
 ACTIVATIONS = ("relu", "tanh")
 # The networks that are perturbed.
 RESTARTED, RESTART_GAMMA0 = "relu", 1.0
@@ -63,8 +65,12 @@ def _alignments(kernels: Floats, y: Floats) -> Floats:
     return (kernels @ y @ y) / (np.linalg.norm(kernels, axis=(-2, -1)) * (y @ y))
 
 
+def _compared() -> list[float]:
+    return [gamma0 for gamma0 in STRENGTHS if gamma0 in COMPARED]
+
+
 def _along_gamma0(task: Task, activation: str, quick: bool, rng: np.random.Generator) -> tuple[Arrays, list[MonteCarloSolution]]:
-    """Alignments of theory (with errors, and along the ladder of its strongest solution) and networks."""
+    """Alignments of theory and networks, with errors."""
     depth, _, tol, widths, samples = _sizes(quick)
     settings: dict[str, Any] = {"depth": depth, "beta": BETA, "activation": activation}
     solutions, networks = [], []
@@ -72,15 +78,14 @@ def _along_gamma0(task: Task, activation: str, quick: bool, rng: np.random.Gener
         theory_rng, net_rng = child.spawn(2)
         options = {**settings, "gamma0": gamma0}
         solutions.append(solve_montecarlo(task.X, task.y, **options, tol=tol, rng=theory_rng, raise_on_failure=False))
-        wide = extrapolate_width(task.X, task.y, **options, widths=widths, samples=samples, burn_in=60, chains=4, rng=net_rng)
-        seen = (wide.runs[0].alignment, wide.alignment)
-        networks.append([[estimate.mean, estimate.standard_error] for estimate in seen])
-    # The last rungs only equilibrate.
-    ladder = {float(rung.gamma0): _alignments(rung.kernels, task.y) for rung in solutions[-1].path}
+        if gamma0 in COMPARED:
+            sampling: dict[str, Any] = {"samples": samples, "burn_in": 60, "chains": 4, "rng": net_rng}
+            wide = extrapolate_width(task.X, task.y, **options, widths=widths, **sampling)
+            seen = (wide.runs[0].alignment, wide.alignment)
+            networks.append([[estimate.mean, estimate.standard_error] for estimate in seen])
     theory = [solution.alignment() for solution in solutions]
     arrays = {
         "lazy": _alignments(layer_kernels(task.X, depth=depth, activation=activation), task.y),
-        "ladder": np.column_stack([list(ladder), np.stack(list(ladder.values()))]),
         "theory": np.array([[estimate.value, estimate.standard_error] for estimate in theory]),
         "networks": np.array(networks),
         "converged": np.array([solution.status.name == "CONVERGED" for solution in solutions]),
@@ -150,15 +155,18 @@ def compute(quick: bool, rng: np.random.Generator) -> Arrays:
 
 
 def _draw_alignment(ax: Axes, arrays: Arrays, activation: str) -> None:
-    ladder, theory, networks = (arrays[f"{name}_{activation}"] for name in ("ladder", "theory", "networks"))
+    theory, networks, converged = (arrays[f"{name}_{activation}"] for name in ("theory", "networks", "converged"))
+    strengths = np.array(STRENGTHS)
     labels: list[str | None] = [rf"networks, $N = {int(arrays['widths'][0])}$", r"networks, $N \to \infty$"]
     for l, color in enumerate(_colors(theory.shape[-1] - 1), start=1):
-        ax.plot(ladder[:, 0], ladder[:, 1 + l], color=color, label=rf"theory, $l = {l}$")
+        ax.plot(STRENGTHS, theory[:, 0, l], color=color, linewidth=1, label=rf"theory, $l = {l}$")
         ax.axhline(arrays[f"lazy_{activation}"][l], xmax=0.1, color=color, linestyle=":")
-        points_with_errors(ax, STRENGTHS, theory[:, 0, l], 2 * theory[:, 1, l], color=color, fmt="s", mfc="w", markersize=6)
+        for some, marker in ((converged, "s"), (~converged, "D")):
+            found = theory[some, :, l].T
+            points_with_errors(ax, strengths[some], found[0], 2 * found[1], color=color, fmt=marker, mfc="w", markersize=6)
         finite, infinite = networks[:, 0, :, l - 1].T, networks[:, 1, :, l - 1].T
-        ax.plot(STRENGTHS, finite[0], "x", color="0.3", markersize=6, markeredgewidth=0.8, zorder=4, label=labels[0])
-        points_with_errors(ax, STRENGTHS, infinite[0], 2 * infinite[1], color="k", fmt=".", zorder=5, label=labels[1])
+        ax.plot(_compared(), finite[0], "x", color="0.3", markersize=6, markeredgewidth=0.8, zorder=4, label=labels[0])
+        points_with_errors(ax, _compared(), infinite[0], 2 * infinite[1], color="k", fmt=".", zorder=5, label=labels[1])
         labels = [None, None]
     ax.set(xscale="log", xlabel=r"$\gamma_0$", ylim=(0, 1.04), ylabel=r"alignment $A(\Phi^l, y y^\top)$")
     ax.set_title({"relu": "ReLU"}.get(activation, activation))
@@ -185,7 +193,10 @@ def _colors(layers: int) -> Floats:
 
 
 def draw(arrays: Arrays) -> Figure:
-    """Top: alignment over gamma0. Bottom: distance of network kernels from the theory's after two perturbations."""
+    """Top: alignment over gamma0. Bottom: distance of network kernels from the theory's after two perturbations.
+
+    Bars are two standard errors. Diamonds are theory that does not vouch for itself; lines only guide the eye.
+    """
     figure, axes = plt.subplots(2, 2, figsize=(6.2, 4.8), sharey="row")
     for ax, activation in zip(axes[0], ACTIVATIONS, strict=True):
         _draw_alignment(ax, arrays, activation)
@@ -204,17 +215,23 @@ def draw(arrays: Arrays) -> Figure:
 
 def numbers(arrays: Arrays) -> dict[str, object]:
     """Alignments, their distance in standard errors, and how far perturbed kernels were and are from the theory's."""
-    record: dict[str, object] = {"gamma0": list(STRENGTHS), "widths": arrays["widths"].tolist()}
+    record: dict[str, object] = {
+        "gamma0": list(STRENGTHS),
+        "gamma0_of_networks": _compared(),
+        "widths": arrays["widths"].tolist(),
+    }
+    both = [gamma0 in COMPARED for gamma0 in STRENGTHS]
     for activation in ACTIVATIONS:
         theory, networks = arrays[f"theory_{activation}"], arrays[f"networks_{activation}"]
-        apart = networks[:, 1, 0] - theory[:, 0, 1:]
+        there = theory[both, :, 1:]
+        apart = networks[:, 1, 0] - there[:, 0]
         record[activation] = {
             "theory": theory[:, 0].tolist(),
             "theory_error": theory[:, 1].tolist(),
             "lazy": arrays[f"lazy_{activation}"].tolist(),
             "limit_of_networks_minus_theory": apart.tolist(),
-            "narrow_networks_minus_theory": (networks[:, 0, 0] - theory[:, 0, 1:]).tolist(),
-            "standard_errors_apart": (apart / np.hypot(networks[:, 1, 1], theory[:, 1, 1:])).tolist(),
+            "narrow_networks_minus_theory": (networks[:, 0, 0] - there[:, 0]).tolist(),
+            "standard_errors_apart": (apart / np.hypot(networks[:, 1, 1], there[:, 1])).tolist(),
             "converged": arrays[f"converged_{activation}"].tolist(),
         }
     record["restart"] = {
