@@ -19,7 +19,7 @@ def drawn(monkeypatch):
         small = {
             "overlaps_by_layer": {"_sizes": lambda quick: (16, 20, 40), "DEPTH": 8},
             "kernels_by_layer": {"_sizes": lambda quick: ((24, 48), 20, 40)},
-            "branches": {"PHASE_DEPTHS": (2, 3)},
+            "branches": {"PHASE_DEPTHS": (2,)},
         }
         for attribute, value in small.get(name, {}).items():
             monkeypatch.setattr(module, attribute, value)

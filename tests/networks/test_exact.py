@@ -75,9 +75,9 @@ def test_langevin_agrees_within_its_small_bias():
 def test_langevin_bias_is_visible_at_a_large_step_and_has_the_documented_sign():
     """The likelihood energy is where the inflated variance of stiff directions shows."""
     settings = {"depth": 1, "width": 6, "gamma0": 1.5, "beta": 4.0, "chains": 128, "rng": 14, "dtype": "float32"}
-    exact = sample_posterior(X, Y, **settings, samples=300)
+    exact = sample_posterior(X, Y, **settings, samples=150)
     coarse = sample_posterior(
-        X, Y, **settings, samples=300, integrator="langevin", step=1.0 / (1 + exact.stiffness), burn_in=1000, thin=30
+        X, Y, **settings, samples=150, integrator="langevin", step=1.0 / (1 + exact.stiffness), burn_in=300, thin=30
     )
     excess = float(coarse.energy.mean - exact.energy.mean)
     error = float(np.hypot(coarse.energy.standard_error, exact.energy.standard_error))
