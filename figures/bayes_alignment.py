@@ -21,7 +21,7 @@ TITLE = "alignment of every layer's kernel with the labels, sampled theory and n
 SOURCE = "Lauditi, Bordelon, Pehlevan (2025), deep Bayesian networks"
 
 CLASSES, BETA = (0, 1), 5.0
-# Of the theory, and of those where networks are compared with it.
+# gamma0 of the theory, and those of them at which networks are compared with it.
 STRENGTHS, COMPARED = (0.1, 0.3, 0.6, 1.0, 2.0, 4.0), (0.3, 1.0, 4.0)
 ACTIVATIONS = ("relu", "tanh")
 # The networks that are perturbed.
@@ -200,6 +200,8 @@ def draw(arrays: Arrays) -> Figure:
     figure, axes = plt.subplots(2, 2, figsize=(6.2, 4.8), sharey="row")
     for ax, activation in zip(axes[0], ACTIVATIONS, strict=True):
         _draw_alignment(ax, arrays, activation)
+    if not all(arrays[f"converged_{activation}"].all() for activation in ACTIVATIONS):
+        axes[0, 0].plot([], [], "D", color="0.5", mfc="w", markersize=6, label="theory, unreliable")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     order = sorted(range(len(labels)), key=lambda index: labels[index].startswith("networks"))
     chosen = [handles[index] for index in order], [labels[index] for index in order]

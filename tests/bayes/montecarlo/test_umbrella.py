@@ -34,8 +34,9 @@ def particles_after(rounds, *, umbrella):
     layer = SampledLayer.following(law, start, root, tilt)
     for count in range(rounds):
         if umbrella and count < rounds // 2:
-            quadratic = layer.view(law, root).tilt_of(tilt)
-            population.cover(layer.eps, layer.view(law, root).weights_of(quadratic)[0].w)
+            view = layer.view(law, root)
+            quadratic = view.tilt_of(tilt)
+            population.cover(layer.eps, view.weights_of(quadratic)[0].w)
             population.become(layer.transported(law, quadratic, population.umbrella, 8, rng))
         if count == rounds // 2:
             population.frozen, before = True, population.eps[:, 0] > 3
