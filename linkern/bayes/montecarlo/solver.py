@@ -154,10 +154,11 @@ def solve_montecarlo(
 
     Particles whose law has lobes along one line, as that of saturating activations has, cross between them under an `umbrella`.
     Where there are more (tanh, 200 digits as they are) they may lose the solution at low temperature, and networks remember.
+    Networks of ReLU on the same digits take more than seven minutes.
 
-    Digits, gamma0 = 1, beta = 50, two cores with threadpoolctl. ReLU: 5 s for P = 50, L = 1; 20 s for P = 200, L = 1, every input
-    standardised; 60 to 80 s for P = 50, L = 2. tanh: 2 to 10 s for P = 50, L = 1; 10 to 60 s for P = 50, L = 2 and 3; 16 s for
-    P = 200, L = 1, every input standardised.
+    Digits, gamma0 = 1, beta = 50, two cores with threadpoolctl. ReLU: 5 s for P = 50, L = 1; 20 to 30 s for P = 200, L = 1, every
+    input standardised; 60 to 80 s for P = 50, L = 2. tanh: 2 to 10 s for P = 50, L = 1; 10 to 60 s for P = 50, L = 2 and 3; 16 s
+    for P = 200, L = 1, every input standardised.
     """
     task = Task.checked(X, y, kernel, depth, gamma0, beta, activation, prior_variances)
     tol = checks.positive("tol", tol)
