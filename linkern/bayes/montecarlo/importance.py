@@ -64,6 +64,9 @@ class LostError(OutOfReachError):
 class Proposals:
     """Mixtures of all layers and the state whose laws they cover.
 
+    Unless `patient`, they give up where they would be late: when every step loses as much as the last, or samples of a step do
+    not solve the equations (measured: never of those that arrived, and more samples took minutes to tell).
+
     Attributes
     ----------
     problem : Problem
@@ -77,7 +80,14 @@ class Proposals:
     """
 
     def __init__(
-        self, problem: Problem, start: State, groups: int, rng: np.random.Generator, report: Callable[[Rung], None] | None
+        self,
+        problem: Problem,
+        start: State,
+        groups: int,
+        rng: np.random.Generator,
+        report: Callable[[Rung], None] | None,
+        *,
+        patient: bool = True,
     ) -> None:
         laws = tuple(replace(law, edge=_EDGE) for law in problem.laws)
         self.problem, self.state, self.groups, self.rng = replace(problem, laws=laws), start, groups, rng
@@ -85,13 +95,10 @@ class Proposals:
         self.samples = max(_LEAST_SAMPLES, _PER_POINT * len(problem.C))
         self.lowest = [1.0] * len(laws)
         self.path: list[Rung] = []
-        self._report = report or (lambda rung: None)
+        self._report, self._patient = report or (lambda rung: None), patient
 
-    def climb(self, gamma0: float, temperature: float, *, patient: bool = True) -> None:
-        """Follow the solution to (gamma0, temperature) along a geometric ladder in both; OutOfReachError where mixtures fail.
-
-        Unless `patient`, also where they will if every step loses as much as the last.
-        """
+    def climb(self, gamma0: float, temperature: float) -> None:
+        """Follow the solution to (gamma0, temperature) along a geometric ladder in both; OutOfReachError where mixtures fail."""
         here, start = self.problem.gamma0, self.problem.temperature
         if not self.path:
             self.rung(here, start)
@@ -101,7 +108,7 @@ class Proposals:
             self.rung(here * (gamma0 / here) ** share, start * (temperature / start) ** share)
             effective = self.path[-1].effective
             loss = min(effective / self.path[-2].effective, 1.0)
-            if not patient and effective * loss ** (count - step) < _LEAST_CLIMBED:
+            if not self._patient and effective * loss ** (count - step) < _LEAST_CLIMBED:
                 raise OutOfReachError
 
     def rung(self, gamma0: float, temperature: float, halvings: int = _HALVINGS) -> None:
@@ -168,7 +175,7 @@ class Proposals:
                 layers = covering
                 continue
             if found.residual > _UNSOLVED and self.samples < _MOST_SAMPLES:
-                if found.residual > _FALLS * unsolved:
+                if not self._patient or found.residual > _FALLS * unsolved:
                     raise LostError
                 # Equations with the noise of so few samples have no solution.
                 self.samples, unsolved = 2 * self.samples, found.residual

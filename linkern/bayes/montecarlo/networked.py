@@ -55,7 +55,7 @@ _APART = 8
 _FIRST, _RESTARTS, _LEAST, _MOST = (12, 24), 4, 8, 400
 # Snapshots over those of the first average from which on errors tell whether time helps, and what is left over `tol` if not.
 _LONGER, _HOPELESS = 4, 1.2
-# By which the number of trajectories grows at most before errors are looked at again, and for how many doubts are waited for.
+# By which the number of trajectories grows at most before errors are looked at again, and within how many doubts must go.
 _GROWTH, _PATIENCE = 1.5, 120
 # Snapshots per snapshot asked for that are enough: errors are not known to a twentieth.
 _ENOUGH = 1.1
@@ -205,7 +205,7 @@ def _precise(problem: Problem, runs: Sequence[_Run], tol: float, largest: int) -
         kernels = parts.mean(axis=0)
         errors = relative_errors(_with_data(problem, kernels), [_with_data(problem, part) for part in parts])
         needed = max(math.ceil(count * (float(errors.max()) / tol) ** 2), count)
-        doubtful = count < _PATIENCE and any(_doubts(run) for run in runs)
+        doubtful = count < _PATIENCE and any(_doubts(run) for run in runs) and all(_agreement(run) < _PATIENCE for run in runs)
         history.append((count, float(errors.max())))
         hopeless = _floor(history) > _HOPELESS * tol
         if (needed <= _ENOUGH * count and not doubtful) or count >= largest or hopeless:
@@ -327,6 +327,11 @@ def _rung(problem: Problem, snapshot: Snapshot, gamma0: float) -> Rung:
     signal = float((problem.Y * V).sum())
     all_kernels = _with_data(problem, kernels)
     return Rung(gamma0, problem.temperature, signal, power, all_kernels, 1.0, problem.misfit(kernels[-1], V))
+
+
+def _agreement(run: _Run) -> float:
+    """Snapshots with which R-hat would raise no doubt: R-hat^2 - 1 falls as 1/count at best, later where memory is long."""
+    return run.count * (largest_rhat(run.tables) ** 2 - 1) / (_LARGEST_RHAT**2 - 1)
 
 
 def _doubts(run: _Run) -> list[str]:

@@ -231,10 +231,10 @@ def _by_importance(
     problem = task.problem
     if not _coverable(task):
         return None
-    proposals = Proposals(_lazy(task), task.start, GROUPS, rng, callback)
+    proposals = Proposals(_lazy(task), task.start, GROUPS, rng, callback, patient=patient)
     try:
-        proposals.climb(problem.gamma0, task.warm, patient=patient)
-        proposals.climb(problem.gamma0, problem.temperature, patient=patient)
+        proposals.climb(problem.gamma0, task.warm)
+        proposals.climb(problem.gamma0, problem.temperature)
         return proposed(proposals, tol, most)
     except OutOfReachError:
         return None

@@ -265,13 +265,37 @@ def test_proposals_that_will_run_out_of_samples_are_left_early(shares, steps, mo
 
     monkeypatch.setattr(importance.Proposals, "rung", rung)
     problem = replace(task.problem, gamma0=0.25, temperature=1.0)
-    proposals = importance.Proposals(problem, task.start, 8, np.random.default_rng(0), None)
+    proposals = importance.Proposals(problem, task.start, 8, np.random.default_rng(0), None, patient=False)
     if steps == 5:
-        proposals.climb(1.2, 1.0, patient=False)
+        proposals.climb(1.2, 1.0)
     else:
         with pytest.raises(importance.OutOfReachError):
-            proposals.climb(1.2, 1.0, patient=False)
+            proposals.climb(1.2, 1.0)
     assert len(taken) == steps
+
+
+@pytest.mark.parametrize("patient", [True, False])
+def test_equations_without_a_solution_get_more_samples_from_the_patient(patient, monkeypatch):
+    """Samples below 20000 leave a residual of 0.3."""
+    task = Task.checked(*data(3)[:2], None, 1, 0.5, 8.0, "relu", 1.0)
+    taken, solve_on = [], importance.solve_on
+
+    def noisy(problem, layers, *args, **kwargs):
+        found = solve_on(problem, layers, *args, **kwargs)
+        taken.append(len(layers[0].eps))
+        return replace(found, residual=0.3) if taken[-1] < 20000 else found
+
+    monkeypatch.setattr(importance, "solve_on", noisy)
+    proposals = importance.Proposals(task.problem, task.start, 8, np.random.default_rng(0), None, patient=patient)
+    if patient:
+        monkeypatch.setattr(importance, "_FALLS", 1.0)
+        proposals.rung(0.5, 1 / 8)
+        assert proposals.samples == 32768
+        assert proposals.path[-1].residual < 0.01
+    else:
+        with pytest.raises(importance.OutOfReachError):
+            proposals.rung(0.5, 1 / 8)
+        assert max(taken) < 16384
 
 
 def test_the_path_starts_lazy_and_ends_at_gamma0():
