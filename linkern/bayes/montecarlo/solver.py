@@ -143,10 +143,11 @@ def solve_montecarlo(
 
     Networks of one hidden layer, whose neurons are accepted one by one, bias kernels by O(1/N) and by what a step leaves: 0.1 to
     0.4 % at the default width, overlaps up to twice that (measured), which standard errors do not know; `residual` is some three
-    times that. Half of them come from twice gamma0:
-    what is slow (smooth activations, many points) shows as a difference, for which they wait, and which the status tells if it
-    stays. Cost: 40 rungs, 25 turns to settle and 12 or more to average over, of 1.5 over the step kicks (6 for smooth
-    activations, 10 to 40 for kinks at beta = 50), each 3 products 8 N P^2.
+    times that. Half of them come from twice gamma0: what is slow (smooth activations, many points) shows as a difference, for
+    which they wait, and which the status tells if it stays. What both halves have to leave alike (lobes of ReLU, 200 digits) does
+    not show: kernels are some 0.5 % from where they end. Cost: 40 rungs, 25 turns to settle (5 and P/4 with more than 80 points)
+    and 12 or more to average over, of 1.5 over the step kicks (6 for smooth activations, 10 to 40 for kinks at beta = 50), each 3
+    products 8 N P^2.
 
     Networks of more layers are biased by O(1/N^2), which `residual` tells the order of. Cost: some 100 trajectories of 8 N
     neurons, of pi/2 over the step kicks (20 for smooth activations, 100 and more for kinks), each 5 products 8 N P^2 and 8
@@ -154,11 +155,13 @@ def solve_montecarlo(
 
     Particles whose law has lobes along one line, as that of saturating activations has, cross between them under an `umbrella`.
     Where there are more (tanh, 200 digits as they are) they may lose the solution at low temperature, and networks remember.
-    Networks of ReLU on the same digits take more than seven minutes.
+    Networks of ReLU are slow where the tilt has many lobes (200 digits as they are, or centred row by row): too many neurons
+    become active on the way up, and few leave their lobes. On centred rows y^T Phi y fell by 2 % within four minutes, and the
+    status was UNRELIABLE from the first average, after one, to the last.
 
-    Digits, gamma0 = 1, beta = 50, two cores with threadpoolctl. ReLU: 5 s for P = 50, L = 1; 20 to 30 s for P = 200, L = 1, every
-    input standardised; 60 to 80 s for P = 50, L = 2. tanh: 2 to 10 s for P = 50, L = 1; 10 to 60 s for P = 50, L = 2 and 3; 16 s
-    for P = 200, L = 1, every input standardised.
+    Digits, gamma0 = 1, beta = 50, two cores with threadpoolctl. Every pixel standardised, ReLU: 3 s for P = 50, L = 1; 50 s for
+    P = 200, L = 1; 8 to 20 s for P = 50, L = 2 and 3. tanh: 2 s, 18 s and 9 to 20 s. As they are, P = 50: ReLU 10 s for L = 1, 2
+    to 3 minutes for L = 2 and 3 (UNRELIABLE there); tanh 10 s and 30 to 65 s.
     """
     task = Task.checked(X, y, kernel, depth, gamma0, beta, activation, prior_variances)
     tol = checks.positive("tol", tol)
