@@ -1,8 +1,6 @@
 """The sampled solver against quadrature and closed forms, its symmetries, and what it says about itself."""
 
 import math
-import types
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +8,9 @@ from scipy import stats
 
 from linkern import activations
 from linkern.bayes import solve_linear
-from linkern.bayes.montecarlo import importance, solve_montecarlo, solve_quadrature, solver
+from linkern.bayes.montecarlo import solve_montecarlo, solve_quadrature, solver
 from linkern.bayes.montecarlo.estimate import Estimate
 from linkern.bayes.montecarlo.predict import NewInputs, predict
-from linkern.bayes.montecarlo.task import Task
 from linkern.lazy import layer_kernels
 from linkern.solution import ConvergenceError, Status, load_npz
 
@@ -250,52 +247,6 @@ def test_certificates(depth, method):
     assert all(0.4 < share <= 1 for share in found.acceptance)
     charges = np.einsum("lij,lij->l", found.kernels[1:], found.dual_kernels)
     assert np.ptp(charges) / np.abs(charges).max() == pytest.approx(found.identity)
-
-
-@pytest.mark.parametrize(("shares", "steps"), [([0.9, 0.7, 0.5, 0.4, 0.35], 5), ([0.9, 0.75, 0.45], 3), ([0.3, 0.6, 0.19], 3)])
-def test_proposals_that_will_run_out_of_samples_are_left_early(shares, steps, monkeypatch):
-    """Four steps up; the second ladder would leave 0.16 of its samples effective, the third has left less than a fifth."""
-    X, y, _ = data(3)
-    task = Task.checked(X, y, None, 1, 1.0, 8.0, "relu", 1.0)
-    taken = []
-
-    def rung(self, gamma0, temperature):
-        taken.append(gamma0)
-        self.path.append(types.SimpleNamespace(effective=shares[len(taken) - 1]))
-
-    monkeypatch.setattr(importance.Proposals, "rung", rung)
-    problem = replace(task.problem, gamma0=0.25, temperature=1.0)
-    proposals = importance.Proposals(problem, task.start, 8, np.random.default_rng(0), None, patient=False)
-    if steps == 5:
-        proposals.climb(1.2, 1.0)
-    else:
-        with pytest.raises(importance.OutOfReachError):
-            proposals.climb(1.2, 1.0)
-    assert len(taken) == steps
-
-
-@pytest.mark.parametrize("patient", [True, False])
-def test_equations_without_a_solution_get_more_samples_from_the_patient(patient, monkeypatch):
-    """Samples below 20000 leave a residual of 0.3."""
-    task = Task.checked(*data(3)[:2], None, 1, 0.5, 8.0, "relu", 1.0)
-    taken, solve_on = [], importance.solve_on
-
-    def noisy(problem, layers, *args, **kwargs):
-        found = solve_on(problem, layers, *args, **kwargs)
-        taken.append(len(layers[0].eps))
-        return replace(found, residual=0.3) if taken[-1] < 20000 else found
-
-    monkeypatch.setattr(importance, "solve_on", noisy)
-    proposals = importance.Proposals(task.problem, task.start, 8, np.random.default_rng(0), None, patient=patient)
-    if patient:
-        monkeypatch.setattr(importance, "_FALLS", 1.0)
-        proposals.rung(0.5, 1 / 8)
-        assert proposals.samples == 32768
-        assert proposals.path[-1].residual < 0.01
-    else:
-        with pytest.raises(importance.OutOfReachError):
-            proposals.rung(0.5, 1 / 8)
-        assert max(taken) < 16384
 
 
 def test_the_path_starts_lazy_and_ends_at_gamma0():

@@ -284,6 +284,39 @@ def test_differences_that_time_does_not_average_over_end_the_wait(kept):
         assert average.errors[0] < 0.011
 
 
+@pytest.mark.parametrize(("apart", "waits"), [(0.02, True), (0.1, False)])
+def test_networks_do_not_wait_for_an_agreement_out_of_reach(apart, waits):
+    """Of eight networks each comes from so far away and forgets within 30 snapshots, with noise of a hundredth beside."""
+    problem = module.Task.checked(*data(2)[:2], None, 1, 1.0, 8.0, "relu", 1.0).problem
+    rng, shift = np.random.default_rng(4), apart * np.linspace(-1, 1, 8).reshape(2, 4).T.ravel()
+    drawn = []
+
+    def draw(count):
+        sizes = [1 + shift * np.exp(-(len(drawn) + k) / 30) + 0.01 * rng.standard_normal(8) for k in range(count)]
+        drawn.extend(sizes)
+        return [
+            network.Snapshot(size[:, None, None, None] * np.eye(2), size[:, None, None] * np.ones((2, 1)), ()) for size in sizes
+        ]
+
+    run = module._Run(problem, types.SimpleNamespace(draw=draw, width=64), draw(12), 2)
+    assert module.largest_rhat(run.tables) > module._LARGEST_RHAT
+    module._precise(problem, [run], 0.1, 400)
+    assert (run.count > 12) == waits
+    assert any("R-hat" in doubt for doubt in module._doubts(run)) != waits
+
+
+@pytest.mark.parametrize(("points", "turns"), [(40, 20), (120, 30)])
+def test_networks_of_many_points_settle_longer(points, turns, monkeypatch):
+    settled = []
+    nets = types.SimpleNamespace(climb=lambda *args, **kwargs: None, settle=settled.append, draw=lambda count: [])
+    monkeypatch.setattr(module, "Neurons", lambda *args, **kwargs: nets)
+    task = types.SimpleNamespace(
+        problem=module.Task.checked(*data(points)[:2], None, 1, 1.0, 8.0, "relu", 1.0).problem, first=0.1
+    )
+    module._climbed(task, 8, 64, None, 5, None, 0)
+    assert settled == [turns]
+
+
 def test_runs_average_over_all_and_keep_some_neurons():
     problem = module.Task.checked(*data(2)[:2], None, 2, 1.0, 8.0, "relu", 1.0).problem
     drawn = history(0.0)
