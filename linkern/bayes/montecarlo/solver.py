@@ -146,7 +146,7 @@ def solve_montecarlo(
     `residual` is some three times that. Half of them come from twice gamma0: what is slow (smooth activations, many points) shows
     as a difference, for which they wait, and which the status tells if it stays. What both halves have to leave alike (lobes of
     ReLU, 200 standardised digits) does not show: beside networks whose neurons were helped in and out of lobes, by umbrella
-    sampling, kernels are some 1.4 % off and y^T Phi y is 1 % low. Cost: 40 rungs, 25 turns to settle (5 and P/4 with more than
+    sampling, kernels are some 1.3 % off and y^T Phi y is 1 % low. Cost: 40 rungs, 25 turns to settle (5 and P/4 with more than
     80 points) and 12 or more to average over, of 1.5 over the step kicks (6 for smooth activations, 10 to 40 for kinks at
     beta = 50), each 3 products 8 N P^2.
 
