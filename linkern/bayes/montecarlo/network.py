@@ -36,11 +36,14 @@ class Snapshot(NamedTuple):
         Error signals.
     eps : tuple of (n, N, r_l) float32 arrays
         Standard coordinates of all neurons; empty where they are not held.
+    weights : (n, N) array, optional
+        Of the neurons of one hidden layer, of mean 1; by default all count alike.
     """
 
     kernels: Floats
     V: Floats
     eps: tuple[Samples, ...]
+    weights: Floats | None = None
 
 
 class Networks:

@@ -20,6 +20,8 @@ O(1/N).
 Beside all others, at every width, a neuron of a network has the law exp(-|eps|^2/2 + tau/(1 - t)), t = g_w phi^T M^{-1} phi/N (V
 with itself included; Sherman and Morrison's formula). So <(phi phi^T - Phi_lazy) exp(-tau/(1 - t))> = 0: prior draws among
 neurons need not be averaged over.
+
+Under an umbrella (`levelling`) neurons have weights w of mean 1, <phi phi^T> is the weighted mean, and t is w times as large.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from numpy.typing import NDArray
 
 from linkern.activations.kinks import averaged_slope
 from linkern.bayes.montecarlo.law import Samples
+from linkern.bayes.montecarlo.levelling import Levelling
 from linkern.bayes.montecarlo.network import Snapshot
 from linkern.bayes.montecarlo.saddle import Problem
 from linkern.networks.noise import standard_normal
@@ -46,6 +49,11 @@ Floats = NDArray[np.float64]
 _KICKS, _MEMORY, _APART = 2, 2.0, 1.5
 # Steps, and the acceptance that they aim at, averaged over neurons by tau: those that learn decide.
 _FIRST_STEP, _STEPS, _ACCEPTANCE = 0.1, (0.003, 0.25), 0.9
+# Acceptance under an umbrella for so long a part of the time to settle: long steps carry neurons between lobes sooner.
+_HASTY_ACCEPTANCE, _HASTY = 0.75, 0.9
+# Memory under an umbrella, and how fast V* follows V while it adapts. What neurons give back there is weighted: where they swing
+# (memory 2, one datum) so does V, by a fifth at any width.
+_LEVEL_MEMORY, _FOLLOWING = 1.0, 0.03
 # Steps scatter, against resonances. Changes of the logarithm of the step per missing acceptance on the way to gamma0.
 _JITTER, _EARLY_GAIN = 0.1, 0.3
 # Where tilts vanish all count alike.
@@ -71,6 +79,8 @@ class Neurons:
         n, drawn from the prior.
     hold : int, optional
         Of snapshots drawn at a time, how many, the last, hold the neurons, which take memory; by default all.
+    level : bool, optional
+        Whether neurons follow an umbrella over the strength of their tilts, which adapts while they settle.
 
     Attributes
     ----------
@@ -83,9 +93,18 @@ class Neurons:
     system of size P.
     """
 
-    def __init__(self, problem: Problem, width: int, rng: np.random.Generator, *, networks: int, hold: float = math.inf) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        width: int,
+        rng: np.random.Generator,
+        *,
+        networks: int,
+        hold: float = math.inf,
+        level: bool = False,
+    ) -> None:
         self.width, self.step, self._hold = width, _FIRST_STEP, hold
-        self._field, self._gamma0, self._half = _Field(problem), problem.gamma0, networks // 2
+        self._field, self._gamma0, self._half = _Field(problem, Levelling() if level else None), problem.gamma0, networks // 2
         *streams, self._rng = rng.spawn(networks + 1)
         self._accepted, self._moves = 0.0, 0
         # Threads keep their networks.
@@ -117,16 +136,25 @@ class Neurons:
             self._stride(_EARLY_GAIN * (self._move()[1] - _ACCEPTANCE))
             kernels, V = self._seen()
             report(Snapshot(kernels[: self._half], V[: self._half], ()), rung)
-        self.settle(turns)
+        self._adapt(turns)
         self._learn(last)
 
     def settle(self, turns: int) -> None:
         """Move through `turns` times the angle between snapshots and adapt the step, which is averaged in the end."""
+        if self._field.levelling is not None:
+            hasty = round(_HASTY * turns)
+            self._adapt(hasty, _HASTY_ACCEPTANCE, self._level)
+            self._adapt(turns - hasty, also=self._level)
+        else:
+            self._adapt(turns)
+
+    def _adapt(self, turns: int, goal: float = _ACCEPTANCE, also: Callable[[], None] = lambda: None) -> None:
         average, count = math.log(self.step), 0
         for _ in range(turns):
             for _ in range(self._moves_apart):
                 count += 1
-                self._stride((self._move()[1] - _ACCEPTANCE) / math.sqrt(count + 3))
+                self._stride((self._move()[1] - goal) / math.sqrt(count + 3))
+                also()
                 average += min(1.0, 4 / (count + 3)) * (math.log(self.step) - average)
         self.step = math.exp(average)
 
@@ -135,8 +163,11 @@ class Neurons:
         found = []
         for left in range(count, 0, -1):
             self.wait(1)
-            eps = (np.concatenate([part.eps for part in self._parts]),) if left <= self._hold else ()
-            found.append(Snapshot(*self._seen(), eps))
+            if left > self._hold:
+                found.append(Snapshot(*self._seen(), ()))
+                continue
+            eps, weights = (np.concatenate([getattr(part, name) for part in self._parts]) for name in ("eps", "weights"))
+            found.append(Snapshot(*self._seen(), (eps,), weights))
         return found
 
     def wait(self, turns: int) -> None:
@@ -144,6 +175,15 @@ class Neurons:
         for _ in range(turns * self._moves_apart):
             self._accepted += self._move()[0]
             self._moves += 1
+
+    def _level(self) -> None:
+        """Let the umbrella follow neurons, of all networks, and their error signals."""
+        assert self._field.levelling is not None
+        self._each(_Networks.follow)
+        tau, weights = (
+            np.concatenate([getattr(part, name).ravel() for part in self._parts]) for name in ("coordinate", "weights")
+        )
+        self._field.levelling.adapt(tau, weights)
 
     def _seen(self) -> tuple[Floats, Floats]:
         """Kernels (n, 1, P, P) and error signals."""
@@ -179,7 +219,8 @@ class Neurons:
 class _Field:
     """What all networks share: the law of h, the labels, and how neurons make error signals."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, levelling: Levelling | None) -> None:
+        self.levelling = levelling
         self.law, self.Y, self.temperature = problem.laws[0], problem.Y, problem.temperature
         self.g = float(problem.variances[-1])
         self.root = problem.root.astype(np.float32)
@@ -189,14 +230,18 @@ class _Field:
 
     def regression(self, kernels: Floats) -> Floats:
         """M."""
-        return np.asarray(self.g * kernels + self.temperature * np.eye(len(self.Y)))
+        M = self.g * kernels
+        diagonal = np.arange(len(self.Y))
+        M[:, diagonal, diagonal] += self.temperature
+        return M
 
     def signals(self, kernels: Floats) -> Floats:
         """V; NaN where kernels overflowed."""
-        finite = np.isfinite(kernels).all(axis=(1, 2), keepdims=True)
-        V = np.linalg.solve(
-            self.regression(np.where(finite, kernels, 0.0)), np.broadcast_to(self.Y, (len(kernels), *self.Y.shape))
-        )
+        # Where a feature overflows its diagonal entry does.
+        finite = np.isfinite(np.diagonal(kernels, axis1=1, axis2=2)).all(axis=1)[:, None, None]
+        if not finite.all():
+            kernels = np.where(finite, kernels, 0.0)
+        V = np.linalg.solve(self.regression(kernels), np.broadcast_to(self.Y, (len(kernels), *self.Y.shape)))
         return np.where(finite, V, np.nan)
 
     def force(self, h: Samples, s: Samples, V: Samples, step: float) -> Samples:
@@ -212,12 +257,13 @@ class _Field:
 
 
 class _View(NamedTuple):
-    """Preactivations and features of all neurons, block by block, V (k, P, O) in double, and V^T phi (k, N, O)."""
+    """Preactivations and features of all neurons, block by block, V (k, P, O) in double, V^T phi and V*^T phi (k, N, O)."""
 
     h: Sequence[Samples]
     phi: Sequence[Samples]
     V: Floats
     s: Samples
+    still: Samples | None
 
     def against(self, V: Floats) -> Samples:
         """V^T phi of other error signals."""
@@ -225,9 +271,11 @@ class _View(NamedTuple):
 
 
 class _Networks:
-    """k networks of N neurons at eps, (k, N, r), V, and gamma0, (k, 1)."""
+    """k networks of N neurons at eps, (k, N, r), with weights (k, N) of mean 1, V, and gamma0, (k, 1)."""
 
     gamma0: Floats
+    # V*, (k, P, O), none before the umbrella adapts.
+    _still: Floats | None = None
 
     def __init__(self, field: _Field, width: int, rngs: list[np.random.Generator]) -> None:
         self._field, self._rngs = field, rngs
@@ -250,21 +298,34 @@ class _Networks:
 
     def kernels(self) -> Floats:
         """Phi, less what averages to zero, (k, P, P)."""
-        field, phi = self._field, np.concatenate(self._here.phi, axis=1)
+        field, phi, w = self._field, np.concatenate(self._here.phi, axis=1), self.weights
         N = phi.shape[1]
-        Phi = (_transposed(phi) @ phi).astype(np.float64) / N
+        Phi = (_transposed(phi * w[..., None].astype(phi.dtype)) @ phi).astype(np.float64) / N
         precision = np.linalg.inv(field.regression(Phi)).astype(phi.dtype)
-        t = (field.g / N) * np.einsum("kip,kip->ki", phi @ precision, phi).astype(np.float64)
-        weights = np.exp(-self._tilt() / np.clip(1 - t, _LEAST_SHARE, 1.0))
+        t = (field.g / N) * w * np.einsum("kip,kip->ki", phi @ precision, phi).astype(np.float64)
+        weights = w * np.exp(-self._tilt() / np.clip(1 - t, _LEAST_SHARE, 1.0))
         second = _transposed(phi * weights[..., None].astype(phi.dtype)) @ phi
         return np.asarray(Phi - (second / N - weights.mean(axis=1)[:, None, None] * field.lazy))
+
+    @property
+    def coordinate(self) -> Floats:
+        """tau*, (k, N), once the umbrella adapts."""
+        assert self._here.still is not None
+        return self._strength(self._here.still)
+
+    def follow(self) -> Floats:
+        """Let V* follow V."""
+        self._still = self.V if self._still is None else self._still + _FOLLOWING * (self.V - self._still)
+        self._here = self._here._replace(still=_against(self._here.phi, self._still))
+        self.weights = self._weights(self._here.still)
+        return self._still
 
     def move(self, step: float, kicks: int) -> Floats:
         """Some kicks; acceptance and tau of every neuron, (2, k N)."""
         eps, p, before = self.eps, self._refreshed(step * kicks), self._here
         start = eps.copy(), p.copy()
         strength, tilt = self.gamma0**2 * self._field.g, self._tilt() + _LEAST_STRENGTH
-        gain = _squared(eps) + _squared(p)
+        gain = _squared(eps) + _squared(p) - 2 * self._height()
         with np.errstate(over="ignore", invalid="ignore"):
             for kick in range(kicks):
                 self._kick(strength * (step if kick else step / 2), step)
@@ -272,16 +333,21 @@ class _Networks:
                 self._rotate(step)
                 gain += 2 * strength * _work(here, self._here)
             self._kick(strength * step / 2, step)
-            gain -= _squared(eps) + _squared(p)
+            gain -= _squared(eps) + _squared(p) - 2 * self._height()
             probability = np.where(np.isfinite(gain), np.exp(np.minimum(gain / 2, 0.0)), 0.0)
         uniform = np.stack([rng.random(eps.shape[1]) for rng in self._rngs])
         self._return(uniform >= probability, start, before)
-        return np.stack([probability.ravel(), tilt.ravel()])
+        return np.stack([probability.ravel(), (tilt * self.weights).ravel()])
 
     def _kick(self, strength: Floats, step: float) -> None:
-        V, factor = self.V.astype(np.float32), strength.astype(np.float32)[..., None]
+        V, s = self.V.astype(np.float32), self._here.s * strength.astype(np.float32)[..., None]
+        still, levelling = self._here.still, self._field.levelling
+        if self._still is not None and still is not None and levelling is not None:
+            slope = (strength * levelling.slope(self.coordinate)).astype(np.float32)
+            V = np.concatenate([V, self._still.astype(np.float32)], axis=-1)
+            s = np.concatenate([s, still * slope[..., None]], axis=-1)
         for block, h in zip(self._rows, self._here.h, strict=True):
-            self._p[block] += self._field.force(h, self._here.s[block] * factor, V, step)
+            self._p[block] += self._field.force(h, s[block], V, step)
 
     def _rotate(self, angle: float) -> None:
         """Positions and momenta into each other, and look."""
@@ -295,7 +361,7 @@ class _Networks:
 
     def _refreshed(self, angle: float) -> Samples:
         """Momenta that have forgotten a part of themselves."""
-        kept = math.exp(-angle / _MEMORY)
+        kept = math.exp(-angle / (_MEMORY if self._field.levelling is None else _LEVEL_MEMORY))
         self._p *= np.float32(kept)
         self._p += np.float32(math.sqrt(1 - kept**2)) * self._normal(np.empty_like(self._p))
         return self._p
@@ -311,13 +377,34 @@ class _Networks:
         self._here = self._seen(here.h, here.phi)
 
     def _seen(self, h: Sequence[Samples], phi: Sequence[Samples]) -> _View:
-        second = np.asarray(np.sum([_transposed(part) @ part for part in phi], axis=0, dtype=np.float64))
+        still = None if self._still is None else _against(phi, self._still)
+        self.weights = self._weights(still)
+        weighted: Sequence[Samples] = phi
+        if still is not None:
+            roots = np.sqrt(self.weights).astype(np.float32)[..., None]
+            weighted = [part * roots[block] for block, part in zip(self._rows, phi, strict=True)]
+        second = np.asarray(np.sum([_transposed(part) @ part for part in weighted], axis=0, dtype=np.float64))
         V = self._field.signals(second / self.eps.shape[1])
-        return _View(h, phi, V, _against(phi, V))
+        return _View(h, phi, V, _against(phi, V), still)
 
     def _tilt(self) -> Floats:
         """tau of every neuron, (k, N)."""
-        return np.asarray(self.gamma0**2 * self._field.g / 2 * np.square(self._here.s, dtype=np.float64).sum(axis=-1))
+        return self._strength(self._here.s)
+
+    def _strength(self, s: Samples) -> Floats:
+        return np.asarray(self.gamma0**2 * self._field.g / 2 * np.square(s, dtype=np.float64).sum(axis=-1))
+
+    def _height(self) -> Floats | float:
+        """b of every neuron, (k, N)."""
+        if self._field.levelling is None or self._here.still is None:
+            return 0.0
+        return self._field.levelling.height(self.coordinate)
+
+    def _weights(self, still: Samples | None) -> Floats:
+        if self._field.levelling is None or still is None:
+            return np.ones(self.eps.shape[:2])
+        weights = np.exp(-self._field.levelling.height(self._strength(still)))
+        return np.asarray(weights / weights.mean(axis=1, keepdims=True))
 
     def _normal(self, out: Samples) -> Samples:
         for rng, part in zip(self._rngs, out, strict=True):

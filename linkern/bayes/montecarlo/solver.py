@@ -25,7 +25,7 @@ from linkern import checks
 from linkern.activations import Activation
 from linkern.bayes.montecarlo.anneal import Ensemble, Rung
 from linkern.bayes.montecarlo.importance import OutOfReachError, Proposals, proposed
-from linkern.bayes.montecarlo.networked import networked, width_for
+from linkern.bayes.montecarlo.networked import networked, population_for
 from linkern.bayes.montecarlo.outcome import Outcome
 from linkern.bayes.montecarlo.pool import pooled
 from linkern.bayes.montecarlo.saddle import Problem
@@ -98,7 +98,7 @@ def solve_montecarlo(
     particles : int, optional
         Particles per layer and snapshot, at least 512; by default 80 P, 20 P with one hidden layer, between 4096 and 8192. Of
         networks 8 times the width N of the wider ones, by default 4 P or 512, and with one hidden layer 12 P or 768, times
-        .007/tol if that is more than 1.
+        .007/tol if that is more than 1; with activations of degree one and more than 100 points 4 times N, by default 6 P.
     max_samples : int, optional
         Most particles x snapshots to pool per layer; by default what 100 MB hold, or 400 snapshots of networks.
     rng : int or Generator
@@ -144,11 +144,12 @@ def solve_montecarlo(
     Networks of one hidden layer, whose neurons are accepted one by one, bias kernels by O(1/N) and by what a step leaves: 0.1 to
     0.4 % at the default width up to 100 points, overlaps up to twice that (measured), which standard errors do not know;
     `residual` is some three times that. Half of them come from twice gamma0: what is slow (smooth activations, many points) shows
-    as a difference, for which they wait, and which the status tells if it stays. What both halves have to leave alike (lobes of
-    ReLU, 200 standardised digits) does not show: beside networks whose neurons were helped in and out of lobes, by umbrella
-    sampling, kernels are some 1.3 % off and y^T Phi y is 1 % low. Cost: 40 rungs, 25 turns to settle (5 and P/4 with more than
-    80 points) and 12 or more to average over, of 1.5 over the step kicks (6 for smooth activations, 10 to 40 for kinks at
-    beta = 50), each 3 products 8 N P^2.
+    as a difference, for which they wait, and which the status tells if it stays. What both halves have to leave alike, lobes of
+    activations of degree one, does not show: with more than 100 points neurons are helped in and out of them by umbrella sampling
+    (`levelling`). On 200 standardised digits (ReLU) kernels are some 0.4 % from those of longer runs of wider networks, and were
+    1.3 % from them without; on digits as they are 0.5 %, y^T Phi y is 1.5 % high and falls for three times as long.
+    Cost: 40 rungs, 25 turns to settle (5 and 3 P/4 with more than 100 points) and 12 or more to average over, of 1.5 over the
+    step kicks (6 for smooth activations, 10 to 40 for kinks at beta = 50), each 3 products 8 N P^2 (4 N P^2 of a smaller N).
 
     Networks of more layers are biased by O(1/N^2), which `residual` tells the order of. Cost: some 100 trajectories of 8 N
     neurons, of pi/2 over the step kicks (20 for smooth activations, 100 and more for kinks), each 5 products 8 N P^2 and 8
@@ -156,13 +157,11 @@ def solve_montecarlo(
 
     Particles whose law has lobes along one line, as that of saturating activations has, cross between them under an `umbrella`.
     Where there are more (tanh, 200 digits as they are) they may lose the solution at low temperature, and networks remember.
-    Networks of ReLU are slow where the tilt has many lobes (200 digits as they are, or centred row by row): too many neurons
-    become active on the way up, and few leave their lobes. On centred rows y^T Phi y fell by 2 % within four minutes, and the
-    status was UNRELIABLE from the first average, after one, to the last.
 
-    Digits, gamma0 = 1, beta = 50, two cores with threadpoolctl. Every pixel standardised, ReLU: 3 s for P = 50, L = 1; 50 s for
+    Digits, gamma0 = 1, beta = 50, two cores with threadpoolctl. Every pixel standardised, ReLU: 3 s for P = 50, L = 1; 35 s for
     P = 200, L = 1; 8 to 20 s for P = 50, L = 2 and 3. tanh: 2 s, 18 s and 9 to 20 s. As they are, P = 50: ReLU 10 s for L = 1, 2
-    to 3 minutes for L = 2 and 3 (UNRELIABLE there); tanh 10 s and 30 to 65 s.
+    to 3 minutes for L = 2 and 3 (UNRELIABLE there); tanh 10 s and 30 to 65 s. P = 200, L = 1, ReLU: 95 s; centred row by row
+    2 to 3 minutes, UNRELIABLE, for networks forget slowly which of their neurons are in lobes.
     """
     task = Task.checked(X, y, kernel, depth, gamma0, beta, activation, prior_variances)
     tol = checks.positive("tol", tol)
@@ -186,8 +185,8 @@ def solve_montecarlo(
             if kind == "importance":
                 found = _by_importance(task, tol, most, run_rng, callback, patient=method == "importance")
             elif kind == "networks":
-                width = width_for(P, task.problem.depth, tol) if particles is None else 32 * math.ceil(count / (32 * GROUPS))
-                found = networked(task, tol, max_samples, network_rng, callback, networks=GROUPS, width=width, patient=last)
+                networks, width = population_for(task.problem, tol, None if particles is None else count)
+                found = networked(task, tol, max_samples, network_rng, callback, networks=networks, width=width, patient=last)
             else:
                 found = _by_particles(task, count, tol, most, (run_rng, draw_rng), callback, required=method == "particles")
             if found is not None and (outcome is None or not _failures(found) or _failures(outcome)):

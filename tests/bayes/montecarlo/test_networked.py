@@ -10,7 +10,7 @@ from scipy import stats
 from linkern.bayes import solve_linear
 from linkern.bayes.montecarlo import agreement, network, solve_montecarlo, solve_quadrature, solver
 from linkern.bayes.montecarlo import networked as module
-from linkern.bayes.montecarlo.networked import width_for
+from linkern.bayes.montecarlo.networked import population_for
 from linkern.lazy import layer_kernels
 from linkern.solution import ConvergenceError, Status
 
@@ -228,7 +228,7 @@ def test_networks_settle_until_sides_agree(monkeypatch):
     class Slow:
         width, acceptance = 64, 1.0
 
-        def __init__(self, problem, width, rng, *, networks, hold):
+        def __init__(self, problem, width, rng, *, networks, hold, level):
             self.rng = rng
 
         def climb(self, *args, **kwargs):
@@ -305,25 +305,26 @@ def test_networks_do_not_wait_for_an_agreement_out_of_reach(apart, waits):
     assert any("R-hat" in doubt for doubt in module._doubts(run)) != waits
 
 
-@pytest.mark.parametrize(("points", "turns"), [(40, 20), (120, 30)])
-def test_networks_of_many_points_settle_longer(points, turns, monkeypatch):
-    settled = []
+@pytest.mark.parametrize(("points", "turns", "level"), [(40, 20, False), (120, 90, True)])
+def test_networks_of_many_points_settle_longer_under_an_umbrella(points, turns, level, monkeypatch):
+    settled, asked = [], []
     nets = types.SimpleNamespace(climb=lambda *args, **kwargs: None, settle=settled.append, draw=lambda count: [])
-    monkeypatch.setattr(module, "Neurons", lambda *args, **kwargs: nets)
+    monkeypatch.setattr(module, "Neurons", lambda *args, **kwargs: asked.append(kwargs["level"]) or nets)
     task = types.SimpleNamespace(
         problem=module.Task.checked(*data(points)[:2], None, 1, 1.0, 8.0, "relu", 1.0).problem, first=0.1
     )
     module._climbed(task, 8, 64, None, 5, None, 0)
     assert settled == [turns]
+    assert asked == [level]
 
 
 def test_runs_average_over_all_and_keep_some_neurons():
     problem = module.Task.checked(*data(2)[:2], None, 2, 1.0, 8.0, "relu", 1.0).problem
     drawn = history(0.0)
     run = module._Run(problem, types.SimpleNamespace(draw=lambda count: drawn[5 : 5 + count]), drawn[:5], 10)
-    assert len(run.eps) == 5
+    assert len(run.held) == 5
     run.extend(20)
-    assert len(run.eps) == 10
+    assert len(run.held) == 10
     assert run.count == len(run.tables) == 20
     np.testing.assert_allclose(run.kernels, np.mean([snapshot.kernels for snapshot in drawn], axis=0))
     np.testing.assert_allclose(run.V, np.mean([snapshot.V for snapshot in drawn], axis=(0, 1)))
@@ -365,7 +366,16 @@ def test_the_pilots_with_most_company_are_followed():
     assert module._alike(kernels) == [2, 0]
 
 
-def test_width_follows_points_and_errors_asked_for():
-    assert [width_for(points, 1, 0.01) for points in (3, 50, 100, 200)] == [768, 768, 1280, 2432]
-    assert [width_for(50, 1, tol) for tol in (0.007, 0.0035, 1e-5)] == [768, 1536, 6144]
-    assert [width_for(points, 2, 1e-3) for points in (3, 50, 100, 200)] == [512, 512, 512, 896]
+def posed(points, depth, homogeneous=True):
+    return types.SimpleNamespace(C=range(points), depth=depth, laws=[types.SimpleNamespace(homogeneous=homogeneous)])
+
+
+def test_population_follows_points_and_errors_asked_for():
+    widths = [population_for(posed(points, 1), 0.01) for points in (3, 50, 100, 200)]
+    assert widths == [(8, 768), (8, 768), (8, 1280), (4, 1280)]
+    assert population_for(posed(200, 1, homogeneous=False), 0.01) == (8, 2432)
+    assert [population_for(posed(50, 1), tol)[1] for tol in (0.007, 0.0035, 1e-5)] == [768, 1536, 6144]
+    widths = [population_for(posed(points, 2), 1e-3) for points in (3, 50, 100, 200)]
+    assert widths == [(8, 512), (8, 512), (8, 512), (8, 896)]
+    assert population_for(posed(50, 1), 0.01, 520) == (8, 96)
+    assert population_for(posed(200, 1), 0.01, 512) == (4, 128)

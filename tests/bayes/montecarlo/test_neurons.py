@@ -103,8 +103,8 @@ def test_small_steps_lose_no_energy():
     assert losses[1] < losses[0] / 3
 
 
-@pytest.mark.parametrize("activation", ["relu", "tanh"])
-def test_a_wide_network_has_the_law_of_infinite_width(activation):
+@pytest.mark.parametrize(("activation", "level"), [("relu", False), ("tanh", False), ("relu", True), ("tanh", True)])
+def test_a_wide_network_has_the_law_of_infinite_width(activation, level):
     """Of one datum: V solves V (g <phi^2> + T) = y with <.> a one-dimensional integral."""
     gamma0, beta, y = 1.5, 20.0, 1.3
     phi = {"relu": lambda h: np.maximum(h, 0.0), "tanh": np.tanh}[activation]
@@ -123,15 +123,24 @@ def test_a_wide_network_has_the_law_of_infinite_width(activation):
         excess = V * (G[1] * law(V, 2) / law(V, 0) + 1 / beta) - y
         low, high = (low, V) if excess > 0 else (V, high)
     exact = law(V, 2) / law(V, 0)
-    nets = population(problem([[1.0]], [y], activation, gamma0, beta), 1024, networks=16)
+    posed = problem([[1.0]], [y], activation, gamma0, beta)
+    nets = Neurons(posed, 1024, np.random.default_rng(0), networks=16, level=level)
     nets.climb(0.1, 20, lambda snapshot, rung: None)
     nets.settle(10)
     snapshots = nets.draw(12)
+    weights = snapshots[-1].weights
+    assert (weights.std() > 0.2) == level
+    np.testing.assert_allclose(weights.mean(axis=1), 1)
+    averages = np.mean([(s.weights * phi(np.sqrt(G[0]) * s.eps[0][..., 0]) ** 2).mean(axis=1) for s in snapshots], axis=0)
+    assert abs(averages.mean() - law(V, 2) / law(V, 0)) < 4 * averages.std(ddof=1) / 4 + 0.002 * averages.mean()
     each = np.mean([snapshot.kernels[:, 0, 0, 0] for snapshot in snapshots], axis=0)
     error = each.std(ddof=1) / 4
     assert error < 0.01 * exact
     assert abs(each.mean() - exact) < 4 * error + 0.002 * exact
-    assert np.mean([snapshot.V for snapshot in snapshots]) == pytest.approx(V, rel=0.01)
+    signals = np.array([snapshot.V for snapshot in snapshots])
+    assert signals.mean() == pytest.approx(V, rel=0.01)
+    # They fluctuate like 1/sqrt(N): with weights they might swing.
+    assert signals.std() < 0.05 * V
     assert 0.7 < nets.acceptance <= 1
 
 
