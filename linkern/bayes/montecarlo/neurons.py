@@ -133,30 +133,35 @@ class Neurons:
             # Powers round.
             rung = last if share == 1 else gamma0 * (last / gamma0) ** share
             self._learn(rung, gamma0 * (beyond * last / gamma0) ** share)
-            self._stride(_EARLY_GAIN * (self._move()[1] - _ACCEPTANCE))
+            self._stride(_EARLY_GAIN * (self._move().of_strong - _ACCEPTANCE))
             kernels, V = self._seen()
             report(Snapshot(kernels[: self._half], V[: self._half], ()), rung)
         self._adapt(turns)
         self._learn(last)
 
-    def settle(self, turns: int) -> None:
-        """Move through `turns` times the angle between snapshots and adapt the step, which is averaged in the end."""
-        if self._field.levelling is not None:
-            hasty = round(_HASTY * turns)
-            self._adapt(hasty, _HASTY_ACCEPTANCE, self._level)
-            self._adapt(turns - hasty, also=self._level)
-        else:
-            self._adapt(turns)
+    def settle(self, turns: int) -> float:
+        """Move through `turns` times the angle between snapshots and adapt the step, which is averaged in the end.
 
-    def _adapt(self, turns: int, goal: float = _ACCEPTANCE, also: Callable[[], None] = lambda: None) -> None:
-        average, count = math.log(self.step), 0
+        Returned is the participation of tilts on the way, <tau>^2/<tau^2>: it falls as long as neurons leave lobes.
+        """
+        if self._field.levelling is None:
+            return self._adapt(turns)
+        hasty = round(_HASTY * turns)
+        self._adapt(hasty, _HASTY_ACCEPTANCE, self._level)
+        return self._adapt(turns - hasty, also=self._level)
+
+    def _adapt(self, turns: int, goal: float = _ACCEPTANCE, also: Callable[[], None] = lambda: None) -> float:
+        average, count, participation = math.log(self.step), 0, 0.0
         for _ in range(turns):
             for _ in range(self._moves_apart):
                 count += 1
-                self._stride((self._move()[1] - goal) / math.sqrt(count + 3))
+                move = self._move()
+                self._stride((move.of_strong - goal) / math.sqrt(count + 3))
                 also()
                 average += min(1.0, 4 / (count + 3)) * (math.log(self.step) - average)
+                participation += move.participation
         self.step = math.exp(average)
+        return participation / max(count, 1)
 
     def draw(self, count: int) -> list[Snapshot]:
         """`count` snapshots."""
@@ -173,7 +178,7 @@ class Neurons:
     def wait(self, turns: int) -> None:
         """Move through `turns` times the angle between snapshots."""
         for _ in range(turns * self._moves_apart):
-            self._accepted += self._move()[0]
+            self._accepted += self._move().acceptance
             self._moves += 1
 
     def _level(self) -> None:
@@ -202,11 +207,12 @@ class Neurons:
     def _moves_apart(self) -> int:
         return max(1, round(_APART / (_KICKS * self.step)))
 
-    def _move(self) -> tuple[float, float]:
-        """Some kicks; acceptance averaged over neurons, and by strength of their tilt."""
+    def _move(self) -> _Move:
+        """Some kicks."""
         step = min(self.step * math.exp(_JITTER * self._rng.standard_normal()), _STEPS[1])
         probability, tilt = np.hstack(self._each(lambda part: part.move(step, _KICKS)))
-        return float(probability.mean()), float(probability @ tilt / tilt.sum())
+        participation = float(tilt.mean() ** 2 / np.square(tilt).mean())
+        return _Move(float(probability.mean()), float(probability @ tilt / tilt.sum()), participation)
 
     def _stride(self, change: float) -> None:
         self.step = min(max(self.step * math.exp(change), _STEPS[0]), _STEPS[1])
@@ -214,6 +220,14 @@ class Neurons:
     def _each(self, function: Callable[[_Networks], Floats]) -> list[Floats]:
         parts = side_by_side(lambda some: [function(part) for part in self._parts[some]], len(self._parts))
         return [result for part in parts for result in part]
+
+
+class _Move(NamedTuple):
+    """Acceptance averaged over neurons, and by strength of their tilt, and the participation of tilts."""
+
+    acceptance: float
+    of_strong: float
+    participation: float
 
 
 class _Field:

@@ -234,10 +234,12 @@ def test_networks_settle_until_sides_agree(monkeypatch):
         def climb(self, *args, **kwargs):
             assert kwargs["beyond"] > 1
 
-        def settle(self, count):
+        def wait(self, count):
             turns.extend(range(count))
 
-        wait = settle
+        def settle(self, count):
+            self.wait(count)
+            return 0.3
 
         def draw(self, count):
             found = []
@@ -253,7 +255,7 @@ def test_networks_settle_until_sides_agree(monkeypatch):
     # Who does not wait has nothing.
     assert module.networked(task, 0.1, None, np.random.default_rng(0), None, networks=8, width=64, patient=False) is None
     turns.clear()
-    run = module._climbed(task, 8, 64, np.random.default_rng(0), 5, None, module._DOUBLINGS)
+    run, _ = module._climbed(task, 8, 64, np.random.default_rng(0), 5, None, module._DOUBLINGS)
     assert len(turns) >= 150
     assert run.count == 12
     np.testing.assert_allclose(run.kernels, np.broadcast_to(np.eye(2), (8, 1, 2, 2)), atol=0.02)
@@ -305,17 +307,26 @@ def test_networks_do_not_wait_for_an_agreement_out_of_reach(apart, waits):
     assert any("R-hat" in doubt for doubt in module._doubts(run)) != waits
 
 
-@pytest.mark.parametrize(("points", "turns", "level"), [(40, 20, False), (120, 90, True)])
-def test_networks_of_many_points_settle_longer_under_an_umbrella(points, turns, level, monkeypatch):
-    settled, asked = [], []
-    nets = types.SimpleNamespace(climb=lambda *args, **kwargs: None, settle=settled.append, draw=lambda count: [])
+@pytest.mark.parametrize(
+    ("points", "ratios", "turns"), [(40, [1.0], 20), (40, [0.4, 0.7, 0.9, 1.0], 40), (40, [0.5] * 20, 100), (120, [], 90)]
+)
+def test_networks_settle_while_tilts_concentrate_and_longer_under_an_umbrella(points, ratios, turns, monkeypatch):
+    """Their participation falls by these ratios every ten turns."""
+    settled, asked, participation = [], [], np.cumprod([0.3, *ratios]).tolist()
+
+    def settle(count):
+        settled.append(count)
+        return participation.pop(0)
+
+    nets = types.SimpleNamespace(climb=lambda *args, **kwargs: None, settle=settle, draw=lambda count: [])
     monkeypatch.setattr(module, "Neurons", lambda *args, **kwargs: asked.append(kwargs["level"]) or nets)
     task = types.SimpleNamespace(
         problem=module.Task.checked(*data(points)[:2], None, 1, 1.0, 8.0, "relu", 1.0).problem, first=0.1
     )
-    module._climbed(task, 8, 64, None, 5, None, 0)
-    assert settled == [turns]
-    assert asked == [level]
+    _, doubts = module._climbed(task, 8, 64, None, 5, None, 0)
+    assert sum(settled) == turns
+    assert asked == [points > 100]
+    assert any("concentrate" in doubt for doubt in doubts) == (turns == 100)
 
 
 def test_runs_average_over_all_and_keep_some_neurons():
