@@ -48,10 +48,11 @@ _RATIO, _PER_POINT, _LEAST_WIDTH = 4, 4, 512
 # wider networks cost little; up to _WIDER times as wide.
 _NEURONS_PER_POINT, _LEAST_NEURONS, _COARSE, _WIDER = 12, 768, 0.007, 8
 # gamma0 of the first rung over the last; with one hidden layer, rungs, how far half of the networks go beyond, for how many
-# turns. How many turns it takes all to settle, and per point under an umbrella: with many points more neurons are active on the
-# way up than in the end. On 200 standardised digits (ReLU) their share was .09 then, .04 after 50 turns, and falls to .025.
+# turns. How many turns it takes all to settle, at least, per point, and per point under an umbrella: with many points more
+# neurons are active on the way up than in the end. On 200 standardised digits (ReLU) their share was .09 then, .04 after 50
+# turns, and falls to .025.
 _START, _RUNGS, _BEYOND, _TURNS = 0.1, 40, 2.0, 5
-_SETTLING, _LEVELLING_PER_POINT = 20, 0.75
+_SETTLING, _SETTLING_PER_POINT, _LEVELLING_PER_POINT = 20, 0.25, 0.75
 # As long as the participation of tilts is less than this part of what it was, so many turns more, up to a longest time. On 50
 # digits as they are (ReLU) kernels were 2 % off after 20 turns, and what is along the mean digit 3.2 % (1.1 after 40, 0.6 after
 # 60), while participation fell from .065 to .047, .038, .032, .028 and .026; on standardised ones it stands still.
@@ -254,16 +255,17 @@ def _climbed(
     record: Callable[[Snapshot, float], None],
     doublings: int,
 ) -> tuple[_Run, list[str]]:
-    """Networks of one hidden layer with the history of a first average, after no more than so many doublings of the wait.
+    """Networks of one hidden layer with the history of a first average, and what speaks against how they settled.
 
-    And what speaks against how they settled.
+    While sides differ the wait is doubled, no more often than `doublings`.
     """
     problem, level = task.problem, _level(task.problem)
     nets = Neurons(problem, width, rng, networks=networks, hold=keep, level=level)
     nets.climb(_start(task), _RUNGS, record, beyond=_BEYOND, turns=_TURNS)
-    settling = math.ceil(_LEVELLING_PER_POINT * len(problem.C)) if level else _SETTLING - _MORE
-    now, settled, doubts = nets.settle(settling), level, []
-    while not settled and settling < _LONGEST:
+    P = len(problem.C)
+    settling = math.ceil(_LEVELLING_PER_POINT * P if level else max(_SETTLING, _SETTLING_PER_POINT * P) - _MORE)
+    now, settled, doubts, longest = nets.settle(settling), level, [], max(_LONGEST, settling + _MORE)
+    while not settled and settling < longest:
         before, now, settling = now, nets.settle(_MORE), settling + _MORE
         settled = now > _STILL * before
     if not settled:

@@ -308,9 +308,17 @@ def test_networks_do_not_wait_for_an_agreement_out_of_reach(apart, waits):
 
 
 @pytest.mark.parametrize(
-    ("points", "ratios", "turns"), [(40, [1.0], 20), (40, [0.4, 0.7, 0.9, 1.0], 40), (40, [0.5] * 20, 100), (120, [], 90)]
+    ("activation", "points", "ratios", "turns"),
+    [
+        ("relu", 40, [1.0], 20),
+        ("relu", 40, [0.4, 0.7, 0.9, 1.0], 40),
+        ("relu", 40, [0.5] * 20, 100),
+        ("relu", 120, [], 90),
+        ("tanh", 120, [1.0], 30),
+        ("tanh", 480, [1.0], 120),
+    ],
 )
-def test_networks_settle_while_tilts_concentrate_and_longer_under_an_umbrella(points, ratios, turns, monkeypatch):
+def test_networks_settle_while_tilts_concentrate_and_longer_with_many_points(activation, points, ratios, turns, monkeypatch):
     """Their participation falls by these ratios every ten turns."""
     settled, asked, participation = [], [], np.cumprod([0.3, *ratios]).tolist()
 
@@ -321,11 +329,11 @@ def test_networks_settle_while_tilts_concentrate_and_longer_under_an_umbrella(po
     nets = types.SimpleNamespace(climb=lambda *args, **kwargs: None, settle=settle, draw=lambda count: [])
     monkeypatch.setattr(module, "Neurons", lambda *args, **kwargs: asked.append(kwargs["level"]) or nets)
     task = types.SimpleNamespace(
-        problem=module.Task.checked(*data(points)[:2], None, 1, 1.0, 8.0, "relu", 1.0).problem, first=0.1
+        problem=module.Task.checked(*data(points)[:2], None, 1, 1.0, 8.0, activation, 1.0).problem, first=0.1
     )
     _, doubts = module._climbed(task, 8, 64, None, 5, None, 0)
     assert sum(settled) == turns
-    assert asked == [points > 100]
+    assert asked == [activation == "relu" and points > 100]
     assert any("concentrate" in doubt for doubt in doubts) == (turns == 100)
 
 

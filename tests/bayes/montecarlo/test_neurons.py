@@ -227,3 +227,18 @@ def test_an_activation_that_overflows_single_precision_is_named():
     steep = activations.from_function(lambda h: 1e25 * h, name="steep")
     with pytest.raises(ValueError, match=r"activation: expected finite feature kernels on prior draws, 'steep' overflows"):
         population(problem(X, Y, steep), 16)
+
+
+def test_an_umbrella_leaves_kernels_of_two_outputs_alike():
+    posed, found = problem(*labelled(), activation="relu", gamma0=1.5, beta=20.0), []
+    for level in (False, True):
+        nets = Neurons(posed, 768, np.random.default_rng(1), networks=8, level=level)
+        nets.climb(0.1, 20, lambda snapshot, rung: None)
+        nets.settle(15)
+        snapshots = nets.draw(30)
+        assert (snapshots[-1].weights.std() > 0.1) == level
+        found.append(np.mean([snapshot.kernels[:, 0] for snapshot in snapshots], axis=0))
+    error = np.sqrt(sum(kernels.var(axis=0, ddof=1) / 8 for kernels in found))
+    plain, levelled = (kernels.mean(axis=0) for kernels in found)
+    assert np.linalg.norm(error) < 0.02 * np.linalg.norm(plain)
+    assert np.linalg.norm(levelled - plain) < 2 * np.linalg.norm(error) + 0.005 * np.linalg.norm(plain)
