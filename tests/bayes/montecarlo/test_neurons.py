@@ -5,7 +5,8 @@ import pytest
 from scipy import integrate, special, stats
 
 from linkern import activations
-from linkern.bayes.montecarlo import neurons as module
+from linkern.bayes.montecarlo import neuron_moves, neurons
+from linkern.bayes.montecarlo.neuron_moves import work
 from linkern.bayes.montecarlo.neurons import Neurons
 from linkern.bayes.montecarlo.task import Task
 from linkern.numerics.threads import blas_in_one_thread
@@ -55,11 +56,11 @@ def test_work_of_all_neurons_is_the_change_of_energy(outputs):
     (part,) = population(posed, 7)._parts
     here, before = part._here, part.eps.astype(float)
     part._rotate(0.9)
-    work = GAMMA0**2 * G[1] * module._work(here, part._here).sum(axis=1)
+    done = GAMMA0**2 * G[1] * work(here, part._here).sum(axis=1)
     for n, eps in enumerate(part.eps.astype(float)):
         change = energy(special.erf(eps @ posed.root.T), Y) - energy(special.erf(before[n] @ posed.root.T), Y)
         assert abs(change) > 0.05
-        assert -work[n] == pytest.approx(change, rel=1e-4)
+        assert -done[n] == pytest.approx(change, rel=1e-4)
 
 
 def test_neurons_that_stay_turn_round_and_signals_are_those_of_where_neurons_are():
@@ -197,18 +198,18 @@ def test_networks_climb_to_their_problem():
 
 def test_threads_and_blocks_leave_results_alone(monkeypatch):
     X, Y = labelled(P=4)
-    monkeypatch.setattr(module, "_WORTH_THREADS", 0)
+    monkeypatch.setattr(neurons, "_WORTH_THREADS", 0)
     found = []
     with blas_in_one_thread():
         for shared in (side_by_side_of(2), side_by_side_of(1)):
-            monkeypatch.setattr(module, "side_by_side", shared)
+            monkeypatch.setattr(neurons, "side_by_side", shared)
             nets = population(problem(X, Y, "relu"), 48, networks=5)
             assert len(nets._parts) == len(shared(lambda some: some, 5))
             nets.climb(0.2, 3, lambda snapshot, rung: None)
             found.append(nets.draw(2)[-1])
     for one, other in zip(*found, strict=True):
         np.testing.assert_array_equal(one, other)
-    monkeypatch.setattr(module, "_BLOCK", 4 * 10)
+    monkeypatch.setattr(neuron_moves, "_BLOCK", 4 * 10)
     nets = population(problem(X, Y, "relu"), 48, networks=5)
     nets.climb(0.2, 3, lambda snapshot, rung: None)
     np.testing.assert_allclose(nets.draw(2)[-1].V, found[0].V, rtol=1e-3, atol=1e-3)
