@@ -76,9 +76,7 @@ def _predictions(quick: bool, rng: np.random.Generator) -> Arrays:
     settings: dict[str, Any] = {"depth": DEPTH, "beta": SCATTER_BETA, "activation": "relu"}
     options = {**settings, "gamma0": SCATTER_GAMMA0}
     theory = solve_montecarlo(task.X, task.y, **options, tol=tol, rng=theory_rng, raise_on_failure=False)
-    found = compare_predictors(
-        task.X, task.y, task.X_test, task.y_test, **settings, sample=theory.sample, sections=theory.sections
-    )  # fmt: skip
+    found = compare_predictors(theory, task.X_test, task.y_test)
     nets = sample_collapsed(
         task.X, task.y, **options, width=width, X_test=task.X_test, samples=40, chains=4, burn_in=60, rng=net_rng
     )

@@ -48,9 +48,7 @@ def _losses(data: Task, solution: MonteCarloSolution, neurons: int, rng: np.rand
     times = [0, 8 / DECAY]
     flow = relax(data.X, data.y, X_test=data.X_test, times=times, samples=neurons, replicas=2, rng=rng, **options)
     assert flow.kernel_outputs is not None
-    found = compare_predictors(
-        data.X, data.y, data.X_test, data.y_test, sample=solution.sample, sections=solution.sections, **NETWORK
-    )
+    found = compare_predictors(solution, data.X_test, data.y_test)
     losses = {name: one.loss for name, one in found.items()}
     losses["aNTK"] = float(np.mean((flow.kernel_outputs[len(data.y) :] - data.y_test) ** 2))
     converged = solution.status is Status.CONVERGED and flow.status is Status.CONVERGED

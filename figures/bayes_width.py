@@ -52,9 +52,7 @@ def compute(quick: bool, rng: np.random.Generator) -> Arrays:
     data_rng, theory_rng, *children = rng.spawn(2 + len(SCALINGS))
     data = digits(classes=CLASSES, samples=POINTS, test=TEST, rng=data_rng)
     solution = solve_montecarlo(data.X, data.y, gamma0=GAMMA0, tol=tol, rng=theory_rng, raise_on_failure=False, **NETWORK)
-    theories = compare_predictors(
-        data.X, data.y, data.X_test, data.y_test, sample=solution.sample, sections=solution.sections, **NETWORK
-    )
+    theories = compare_predictors(solution, data.X_test, data.y_test)
     adapted, lazy = solution.overlaps(), nngp_kernel(data.X, depth=1, activation="relu")
     overlaps = {
         "fixed": [adapted.value[1], adapted.standard_error[1]],

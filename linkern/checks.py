@@ -53,7 +53,7 @@ def _real(name: str, value: float, expected: str) -> float:
 
 def positive(name: str, value: float, *, infinite: bool = False) -> float:
     """Return `value` as a float > 0; `infinite` says whether `inf` is allowed."""
-    expected = "a number > 0" + (" (inf allowed)" if infinite else "")
+    expected = "a number > 0 (inf allowed)" if infinite else "a finite number > 0"
     number = _real(name, value, expected)
     if not number > 0 or (math.isinf(number) and not infinite):
         raise ValueError(f"{name}: expected {expected}, got {value!r}")

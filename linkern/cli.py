@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import linkern
+from linkern.solution import ConvergenceError
 
 if TYPE_CHECKING:
-    from linkern.bayes.linear import LinearSolution
+    from linkern.bayes import LinearSolution, MonteCarloSolution
+    from linkern.solution import Solution
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -52,28 +54,41 @@ def _figures(options: argparse.Namespace) -> int:
 
 
 def _solve(options: argparse.Namespace) -> int:
-    from linkern.bayes import solve_linear
+    from linkern.bayes import solve_linear, solve_montecarlo
 
     X, y, X_test, y_test = _problem(options)
-    solution = solve_linear(
-        X, y, depth=options.depth, gamma0=options.gamma0, beta=options.beta, prior_variances=options.prior_variances
-    )
-    print(_summary(solution))
-    if X_test is not None and len(X_test):
-        errors = (solution.predict(X_test) - y_test) ** 2
-        print(f"test error (mean square over {len(y_test)} points): {float(np.mean(errors)):.6g}")
+    given = {name: getattr(options, name) for name in ("depth", "gamma0", "beta", "prior_variances")}
+    tested = X_test is not None and y_test is not None and len(X_test) > 0
+    if options.activation == "linear":
+        exact = solve_linear(X, y, **given)
+        lines = _exact_summary(exact)
+        error = f"{float(np.mean((exact.predict(X_test) - y_test) ** 2)):.6g}" if tested else ""
+        solution: Solution = exact
+    else:
+        given |= {"activation": options.activation, "tol": options.tol, "rng": options.seed, "raise_on_failure": False}
+        solution = sampled = solve_montecarlo(X, y, **given)
+        lines = _sampled_summary(sampled)
+        error = str(sampled.test_error(X_test, y_test)) if tested else ""
+    print("\n".join(_heading(solution) + lines))
+    if tested:
+        print(f"test error (mean square over {len(y_test)} points): {error}")
     if options.save:
         print(f"written {solution.save(options.save)}")
     return 0
 
 
-def _summary(solution: LinearSolution) -> str:
-    """Return what a reader wants to know first, one fact per line."""
+def _heading(solution: Solution) -> list[str]:
     given = solution.parameters
-    lines = [f"depth {given['depth']}, gamma0 {given['gamma0']:g}, beta {given['beta']}"]
-    lines.append(f"status: {solution.status.name} ({solution.status.value})")
-    lines.append(f"residual of the saddle-point equations: {solution.residual:.1e}")
-    lines.append(f"condition number of the solution: {solution.condition_number:.3g}")
+    return [
+        f"depth {given['depth']}, gamma0 {given['gamma0']:g}, beta {given['beta']}",
+        f"status: {solution.status.name} ({solution.status.value})",
+        f"residual of the saddle-point equations: {solution.residual:.1e}",
+    ]
+
+
+def _exact_summary(solution: LinearSolution) -> list[str]:
+    """What a reader wants to know first, one fact per line."""
+    lines = [f"condition number of the solution: {solution.condition_number:.3g}"]
     lines.append("layer  overlap/lazy  alignment with the labels")
     for index, (overlap, alignment) in enumerate(zip(solution.overlaps, solution.alignment(), strict=True)):
         lines.append(f"{index:5d}  {overlap:12.6g}  {alignment:.6f}")
@@ -83,7 +98,19 @@ def _summary(solution: LinearSolution) -> str:
         chosen = " <- this one" if index == solution.branch_index else ""
         lines.append(f"  k = {np.exp(branch.log_rescaling):.6g}, action {branch.action:.6g}, {kind}{chosen}")
     lines.append(f"training error 1/2 sum (f - y)^2: {solution.training_error:.6g}")
-    return "\n".join(lines)
+    return lines
+
+
+def _sampled_summary(solution: MonteCarloSolution) -> list[str]:
+    """The same with standard errors."""
+    lines = [f"  {reason}" for reason in solution.reasons]
+    lines.append("standard errors of Phi^1, .., Phi^L: " + ", ".join(f"{error:.2%}" for error in solution.kernel_errors))
+    lines.append(f"layer  {'y^T Phi y/P':>20}  alignment with the labels")
+    for index, columns in enumerate(zip(solution.overlaps(), solution.alignment(), strict=True)):
+        lines.append("{:5d}  {!s:>20}  {!s:>25}".format(index, *columns))
+    error = 0.5 * float(np.sum((solution.labels.reshape(solution.label_shape) - solution.fitted) ** 2))
+    lines.append(f"training error 1/2 sum (f - y)^2: {error:.4g}")
+    return lines
 
 
 def _problem(options: argparse.Namespace) -> tuple:
@@ -119,16 +146,18 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument("--seed", type=int, default=0, help="seed of every random number")
     figures.set_defaults(run=_figures)
 
-    solve = commands.add_parser("solve", help="solve a deep linear Bayesian network in closed form")
+    solve = commands.add_parser("solve", help="solve for the adaptive Bayesian kernels of a network")
     solve.add_argument("--data", type=Path, help="an .npz file with X (P x D) and y (P), optionally X_test and y_test")
     solve.add_argument("--classes", type=int, nargs=2, default=(0, 1), help="two digit classes, if no --data (default: 0 1)")
     solve.add_argument("--samples", type=int, default=100, help="number of training digits (default: 100)")
     solve.add_argument("--test", type=int, default=100, help="number of test digits (default: 100)")
+    solve.add_argument("--activation", default="linear", help="linear (closed form) or another, sampled (default: linear)")
     solve.add_argument("--depth", type=int, default=3, help="number of hidden layers L (default: 3)")
     solve.add_argument("--gamma0", type=float, default=1.0, help="feature-learning strength (default: 1)")
-    solve.add_argument("--beta", type=float, default=50.0, help="inverse temperature, inf allowed (default: 50)")
+    solve.add_argument("--beta", type=float, default=50.0, help="inverse temperature; inf allowed if linear (default: 50)")
     solve.add_argument("--prior-variances", type=float, nargs="+", default=1.0, help="one number, or one per weight layer")
-    solve.add_argument("--seed", type=int, default=0, help="seed of the choice of training digits")
+    solve.add_argument("--tol", type=float, default=0.007, help="relative standard error of sampled kernels (default: 0.007)")
+    solve.add_argument("--seed", type=int, default=0, help="seed of the choice of training digits and of sampling")
     solve.add_argument("--save", type=Path, help="write the solution to this .npz file")
     solve.set_defaults(run=_solve)
     return parser
@@ -139,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.run(options)
-    except (ValueError, TypeError, ImportError, OSError) as error:
+    except (ValueError, TypeError, ImportError, OSError, ConvergenceError) as error:
         print(f"linkern: {error}", file=sys.stderr)
         return 2
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import linkern.derivations
+from linkern.bayes import solve_quadrature
 from linkern.cli import main
 from linkern.solution import load_npz
 from linkern.symbolic import Kind, claim, vanishes
@@ -63,6 +64,27 @@ def test_solve_on_a_file_saves_a_readable_solution(tmp_path):
     assert arrays["overlaps"].shape == (4,)
 
 
+def test_solve_samples_nonlinear_networks(tmp_path, capsys):
+    rng = np.random.default_rng(3)
+    X, X_test = rng.standard_normal((2, 5, 2))
+    data = {"X": X, "y": X[:, 0], "X_test": X_test, "y_test": X_test[:, 0]}
+    np.savez(tmp_path / "data.npz", **data)
+    saved = str(tmp_path / "solution.npz")
+    options = ["--activation", "relu", "--depth", "1", "--tol", "0.02", "--save", saved]
+    assert main(["solve", "--data", str(tmp_path / "data.npz"), *options]) == 0
+    printed = capsys.readouterr().out
+    arrays, record = load_npz(saved)
+    assert record["status"] == "CONVERGED"
+    assert record["activation"] == "relu"
+    truth = solve_quadrature(X, X[:, 0], depth=1, gamma0=1.0, beta=50.0, activation="relu", tol=1e-6)
+    exact = truth.overlaps().value[1], truth.test_error(X_test, X_test[:, 0]).value
+    shown = [printed.split(after)[1].split()[:3:2] for after in ("\n    1", "over 5 points): ")]
+    for (value, error), expected in zip(shown, exact, strict=True):
+        assert abs(float(value) - expected) < 5 * float(error)
+        assert float(error) < 0.02 * expected
+    assert arrays["kernels"][1] == pytest.approx(truth.kernels[1], abs=0.05 * np.linalg.norm(truth.kernels[1]))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -71,6 +93,8 @@ def test_solve_on_a_file_saves_a_readable_solution(tmp_path):
         (["solve", "--data", "missing.npz"], "missing.npz"),
         (["solve", "--samples", "20", "--depth", "0"], "depth: expected an integer >= 1"),
         (["solve", "--samples", "20", "--beta", "-1"], "beta: expected"),
+        (["solve", "--samples", "20", "--activation", "tanh", "--beta", "inf"], "beta: expected a finite number > 0, got inf"),
+        (["solve", "--samples", "20", "--activation", "tan"], "activation: expected one of linear, relu"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys):

@@ -222,7 +222,7 @@ def test_zero_temperature():
     assert b.ridge == 0
     assert b.mean_field().beta == np.inf
     assert (MeanField(0.5, np.inf, (1.0, 2.0)).weight_decay == 0).all()
-    with pytest.raises(ValueError, match="beta: expected a number > 0"):
+    with pytest.raises(ValueError, match="beta: expected a finite number > 0"):
         Langevin(0.1, np.inf, 0.1, P).mean_field(1.0, 2)
     with pytest.raises(ValueError, match="weight_decay: expected numbers > 0"):
         Langevin(0.1, 1.0, 0.0, P).mean_field(1.0, 2)
@@ -246,7 +246,7 @@ def test_homogeneity_degree(depth, degree):
 
 def test_bad_input():
     for arguments, message in (
-        ((0.0, 1.0, (1.0, 1.0)), "gamma0: expected a number > 0"),
+        ((0.0, 1.0, (1.0, 1.0)), "gamma0: expected a finite number > 0"),
         ((1.0, -1.0, (1.0, 1.0)), "beta: expected a number > 0"),
         ((1.0, 1.0, (1.0,)), "prior_variances: expected at least two numbers > 0"),
         ((1.0, 1.0, (1.0, 0.0)), "prior_variances: expected at least two numbers > 0"),
@@ -255,7 +255,7 @@ def test_bad_input():
             MeanField(*arguments)
     for arguments, message in (
         ((0, 1.0, 1.0, (1.0, 1.0)), "width: expected an integer >= 1"),
-        ((5, 0.0, 1.0, (1.0, 1.0)), "chi: expected a number > 0"),
+        ((5, 0.0, 1.0, (1.0, 1.0)), "chi: expected a finite number > 0"),
         ((5, 1.0, -1.0, (1.0, 1.0)), "ridge: expected a finite number >= 0"),
         ((5, 1.0, 1.0, (1.0,)), "prior_variances: expected at least two"),
     ):

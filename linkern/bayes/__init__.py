@@ -7,6 +7,7 @@ from linkern.bayes.montecarlo import (
     compare_predictors,
     solve_montecarlo,
     solve_quadrature,
+    sweep_montecarlo,
 )
 from linkern.bayes.perturbation import PerturbativeSolution, solve_perturbation
 from linkern.bayes.phase import phase_diagram
@@ -43,4 +44,5 @@ __all__ = [
     "solve_width_mean_field",
     "solve_width_nonlinear",
     "solve_width_outputs",
+    "sweep_montecarlo",
 ]

@@ -315,7 +315,7 @@ def test_homogeneous_identity():
         ({"depth": 0}, ValueError, "depth: expected an integer >= 1"),
         ({"activation": "swish"}, ValueError, "activation: expected one of"),
         ({"activation": activations.Activation("bare", np.tanh, np.cosh)}, ValueError, "activation: .*'bare' lacks them"),
-        ({"tolerance": 0.0}, ValueError, "tolerance: expected a number > 0"),
+        ({"tolerance": 0.0}, ValueError, "tolerance: expected a finite number > 0"),
         ({"samples": 100}, ValueError, "samples: expected an integer >= 8192"),
         ({"y": [1.0]}, ValueError, "y: expected 3 rows as in X"),
         ({"rng": "seed"}, TypeError, "rng: expected"),

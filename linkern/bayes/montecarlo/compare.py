@@ -7,16 +7,14 @@ networks, aNBK the equilibrium at finite richness.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from linkern import checks
-from linkern.activations import Activation
-from linkern.bayes.montecarlo.predict import NewInputs, predict, prediction_error
-from linkern.bayes.montecarlo.sites import SaddleSample
+from linkern.bayes.montecarlo.predict import predict
+from linkern.bayes.montecarlo.sampled import SampledSolution
 from linkern.lazy import nngp_predict, ntk_predict
 
 __all__ = ["Prediction", "compare_predictors"]
@@ -53,57 +51,46 @@ class Prediction:
 
 
 def compare_predictors(
-    X: ArrayLike,
-    y: ArrayLike,
-    X_new: ArrayLike,
-    y_new: ArrayLike | None = None,
-    *,
-    depth: int,
-    activation: str | Activation,
-    beta: float,
-    prior_variances: ArrayLike = 1.0,
-    ridge: float = 0.0,
-    sample: SaddleSample | None = None,
-    sections: Sequence[SaddleSample] = (),
+    solution: SampledSolution, X_new: ArrayLike, y_new: ArrayLike | None = None, *, ridge: float = 0.0
 ) -> dict[str, Prediction]:
-    """Return the predictions "NNGPK", "NNGP", "NTK" and, for a solution, "aNBK" at new inputs.
+    """Return the predictions "NNGPK", "NNGP", "NTK" and "aNBK" of one problem, that of `solution`, at new inputs.
 
     Parameters
     ----------
-    X, y, X_new, y_new
-        Training inputs (P, D) and labels (P,) or (P, O), new ones (M, D) and (M,) or (M, O).
-    depth, activation, prior_variances
-        As for `linkern.lazy.nngp_predict`.
-    beta : float
-        Inverse temperature of NNGPK, NNGP and aNBK.
+    solution : MonteCarloSolution or QuadratureSolution
+        Made from inputs X.
+    X_new : (M, D) array
+    y_new : (M,) or (M, O) array, optional
+        Their labels, for the losses.
     ridge : float
         Of the NTK; 0 is gradient flow to interpolation.
-    sample, sections
-        A solution of the adaptive kernel for the same arguments.
 
     Raises
     ------
     ValueError, TypeError
-        As for `linkern.lazy.nngp_predict` and `ntk_predict`; a solution for other data.
+        As for `linkern.lazy.nngp_predict` and `ntk_predict`; a solution made from a kernel.
     """
-    nngp = nngp_predict(X, y, X_new, depth=depth, activation=activation, prior_variances=prior_variances, beta=beta)
-    ntk = ntk_predict(X, y, X_new, depth=depth, activation=activation, prior_variances=prior_variances, ridge=ridge)
-    count = len(nngp.mean)
-    labels = None if y_new is None else _labels(y_new, nngp.mean)
-    assert nngp.variance is not None
-    found = {
-        "NNGPK": _exact(nngp.mean, np.zeros(count), labels),
-        "NNGP": _exact(nngp.mean, nngp.variance, labels),
-        "NTK": _exact(ntk.mean, np.zeros(count), labels),
+    new = solution.inputs(X_new)
+    labels = solution.labels.reshape(solution.label_shape)
+    network = {
+        "depth": len(solution.sample.sites),
+        "activation": solution.sample.sites[0].activation,
+        "prior_variances": solution.parameters["prior_variances"],
     }
-    if sample is not None:
-        if sample.coefficients.shape != (len(nngp.fitted), _columns(nngp.mean).shape[1]) or len(sample.sites) != depth:
-            raise ValueError(
-                f"sample: expected a solution for {depth} layers and labels of shape {nngp.fitted.shape}, "
-                f"got {len(sample.sites)} layers and coefficients of shape {sample.coefficients.shape}"
-            )
-        found["aNBK"] = _sampled(sample, sections, NewInputs.of(X, X_new), prior_variances, labels)
-    return found
+    assert solution.X is not None
+    nngp = nngp_predict(solution.X, labels, X_new, beta=solution.parameters["beta"], **network)
+    ntk = ntk_predict(solution.X, labels, X_new, ridge=ridge, **network)
+    assert nngp.variance is not None
+    count = len(nngp.mean)
+    y_new = None if y_new is None else _labels(y_new, nngp.mean)
+    f = predict(solution.sample, solution.sections, new, network["prior_variances"])
+    error = 0.0 if y_new is None else float(solution.test_error(X_new, y_new).standard_error)
+    return {
+        "NNGPK": _exact(nngp.mean, np.zeros(count), y_new),
+        "NNGP": _exact(nngp.mean, nngp.variance, y_new),
+        "NTK": _exact(ntk.mean, np.zeros(count), y_new),
+        "aNBK": _prediction(f.value, f.standard_error, np.zeros(count), y_new, error),
+    }
 
 
 def _columns(values: Floats) -> Floats:
@@ -119,14 +106,6 @@ def _labels(y_new: ArrayLike, mean: Floats) -> Floats:
 
 def _exact(mean: Floats, variance: Floats, labels: Floats | None) -> Prediction:
     return _prediction(_columns(mean), np.zeros_like(_columns(mean)), variance, labels, 0.0)
-
-
-def _sampled(
-    sample: SaddleSample, sections: Sequence[SaddleSample], new: NewInputs, prior_variances: ArrayLike, labels: Floats | None
-) -> Prediction:
-    f = predict(sample, sections, new, prior_variances)
-    error = 0.0 if labels is None else float(prediction_error(sample, sections, new, labels, prior_variances).standard_error)
-    return _prediction(f.value, f.standard_error, np.zeros(len(f.value)), labels, error)
 
 
 def _prediction(mean: Floats, mean_error: Floats, variance: Floats, labels: Floats | None, loss_error: float) -> Prediction:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """A number (or array of numbers) and how far sampling lets it be trusted.
+    """A number (or array of numbers) and how far sampling lets it be trusted; indexed like the array, printed with its error.
 
     Attributes
     ----------
@@ -45,6 +46,15 @@ class Estimate:
     bias: Floats = field(repr=False)
     degrees: float = math.inf
 
+    def __getitem__(self, index: Any) -> Estimate:
+        return Estimate(self.value[index], self.standard_error[index], self.bias[index], self.degrees)
+
+    def __str__(self) -> str:
+        texts = np.empty(np.shape(self.value), dtype=object)
+        for index in np.ndindex(texts.shape):
+            texts[index] = _with_error(float(self.value[index]), float(self.standard_error[index]))
+        return str(texts[()]) if texts.ndim == 0 else np.array2string(texts, formatter={"all": str}, separator=", ")
+
     def interval(self, level: float = 0.95) -> tuple[Floats, Floats]:
         """Return the two ends of the confidence interval of that level, 0 < level < 1."""
         level = checks.positive("level", level)
@@ -52,6 +62,14 @@ class Estimate:
             raise ValueError(f"level: expected a number between 0 and 1, got {level}")
         half = stats.t.ppf((1 + level) / 2, self.degrees) * self.standard_error
         return self.value - half, self.value + half
+
+
+def _with_error(value: float, error: float) -> str:
+    """Both to two digits of the error."""
+    if not 0 < error < math.inf:
+        return f"{value:.6g}"
+    decimals = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{decimals}f} +- {error:.{decimals}f}"
 
 
 def over_sections(

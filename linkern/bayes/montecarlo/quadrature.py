@@ -11,8 +11,9 @@ the equations, from the lazy solution upwards in gamma0.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,9 +29,11 @@ from linkern.bayes.montecarlo.quadrature_rule import (
     averages,
     site_ensemble,
 )
+from linkern.bayes.montecarlo.sampled import SampledSolution
 from linkern.bayes.montecarlo.sites import SaddleSample
+from linkern.bayes.montecarlo.task import checked_data
 from linkern.bayes.montecarlo.tilt import require_finite_tilt
-from linkern.solution import ConvergenceError, Solution, Status
+from linkern.solution import ConvergenceError, Status
 
 __all__ = ["QuadratureSolution", "solve_quadrature"]
 
@@ -44,14 +47,11 @@ SMALLEST_RATIO, LARGEST_RATIO = 1.01, 1.5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class QuadratureSolution(Solution):
+class QuadratureSolution(SampledSolution):
     """Solution of the saddle-point equations by quadrature.
 
     Attributes
     ----------
-    sample : SaddleSample
-        Kernels, duals and coefficients; as population of every layer the nodes of the last-but-one rule, whose error `error`
-        estimates (with radii for degree 1).
     action : float
         S; the posterior weight of this solution is exp(-N S). 0 in the lazy limit.
     log_partitions : (L,) array
@@ -61,40 +61,17 @@ class QuadratureSolution(Solution):
         error of the former, so usually pessimistic.
     fineness : float
         Density of the last rule relative to the coarsest.
-    label_shape : tuple of int
-        Shape of y.
+
+    `sample` holds the nodes of the last-but-one rule, whose error `error` estimates (with radii for degree 1).
 
     `residual` is the largest relative violation of the equations for Phi, V and hatPhi under a finer rule, the last one in the
     form root^T hatPhi^l root = g_{l+1} (I - <eps eps^T>), h = root eps, which the solver does not use.
     """
 
-    sample: SaddleSample = field(repr=False)
     action: float
     log_partitions: Floats
     error: float
     fineness: float
-    label_shape: tuple[int, ...]
-
-    @property
-    def kernels(self) -> Floats:
-        """Phi^0 = C, Phi^1, .., Phi^L: (L + 1, P, P)."""
-        return self.sample.kernels
-
-    @property
-    def dual_kernels(self) -> Floats:
-        """hatPhi^1, .., hatPhi^L: (L, P, P)."""
-        return self.sample.dual_kernels
-
-    @property
-    def dual_coefficients(self) -> Floats:
-        """V = beta (Y - f), shaped like y."""
-        return self.sample.coefficients.reshape(self.label_shape)
-
-    @property
-    def fitted(self) -> Floats:
-        """f = g_w Phi^L V at the training inputs, shaped like y."""
-        readout = float(self.parameters["prior_variances"][-1])
-        return np.asarray(readout * self.kernels[-1] @ self.sample.coefficients).reshape(self.label_shape)
 
 
 def solve_quadrature(
@@ -153,7 +130,8 @@ def solve_quadrature(
     d = 2, 3, .. times the standard deviation of the preactivations (smooth), or some 50 n^(r-1), n = 12, 18, .. (degree 1).
     The first rule needs 50 to 300 evaluations, each finer one about 5. Measured: below 1 s for P <= 2, 1 to 15 s for P = 3.
     """
-    problem = _checked(X, y, kernel, depth, gamma0, beta, activation, prior_variances, nodes)
+    inputs, C, labels = checked_data(X, y, kernel)
+    problem = _checked(C, labels.reshape(len(C), -1), depth, gamma0, beta, activation, prior_variances, nodes)
     tol = checks.positive("tol", tol)
     fineness = 1.0
     state, jacobian = _from_lazy(problem, fineness)
@@ -168,13 +146,21 @@ def solve_quadrature(
             break
         error = _change(found, refined)
         state, found, fineness = finer, refined, next_fineness
-    return _solution(problem, found, error, fineness, tol, np.shape(np.asarray(y)))
+    return QuadratureSolution(
+        **_certified(problem, found, error, fineness, tol),
+        action=found.action,
+        log_partitions=np.array([layer.log_partition for layer in found.layers]),
+        error=error,
+        fineness=fineness,
+        labels=problem.Y,
+        label_shape=labels.shape,
+        X=inputs,
+    )
 
 
 def _checked(
-    X: ArrayLike | None,
-    y: ArrayLike | None,
-    kernel: ArrayLike | None,
+    C: Floats,
+    Y: Floats,
     depth: int,
     gamma0: float,
     beta: float,
@@ -182,21 +168,6 @@ def _checked(
     prior_variances: ArrayLike,
     nodes: int,
 ) -> Problem:
-    if (X is None) == (kernel is None):
-        raise ValueError(f"X, kernel: expected exactly one of them, got {'none' if X is None else 'both'}")
-    if y is None:
-        raise ValueError("y: expected labels, got None")
-    Y = checks.real_array("y", y, ndim=(1, 2))
-    if kernel is None:
-        X = checks.real_array("X", np.asarray(X), ndim=2)
-        C = X @ X.T / X.shape[1]
-    else:
-        C = checks.kernel_matrix("kernel", kernel)
-        lowest, highest = np.linalg.eigvalsh(C)[[0, -1]]
-        if lowest < -1e-12 * abs(highest):
-            raise ValueError(f"kernel: expected a positive semi-definite matrix, got an eigenvalue {lowest:.6g}")
-    if len(C) != len(Y):
-        raise ValueError(f"y: expected {len(C)} labels, one per point, got shape {Y.shape}")
     phi = get(activation)
     require_finite_tilt(phi)
     depth = checks.integer_at_least("depth", depth)
@@ -204,7 +175,7 @@ def _checked(
         raise ValueError(f"activation: expected one with second_derivative for depth > 1, {phi.name!r} lacks it")
     return Problem(
         C,
-        Y.reshape(len(Y), -1),
+        Y,
         depth,
         checks.nonnegative("gamma0", gamma0),
         checks.positive("beta", beta),
@@ -274,30 +245,23 @@ def _residual(problem: Problem, found: Evaluation, fineness: float) -> float:
     return max(parts)
 
 
-def _solution(
-    problem: Problem, found: Evaluation, error: float, fineness: float, tol: float, label_shape: tuple[int, ...]
-) -> QuadratureSolution:
+def _certified(problem: Problem, found: Evaluation, error: float, fineness: float, tol: float) -> dict[str, Any]:
+    """What the solution is, and how far it can be trusted."""
     layers = [
         TiltedLayer(g * below, H, problem.activation)
         for g, below, H in zip(problem.variances[:-1], found.kernels, found.duals, strict=False)
     ]
     sites = tuple(site_ensemble(layer, fineness / REFINEMENT, problem.limit) for layer in layers)
     residual = _residual(problem, found, fineness)
-    status = Status.CONVERGED if max(error, residual) <= tol else Status.UNRELIABLE
-    return QuadratureSolution(
-        parameters={
+    return {
+        "parameters": {
             "depth": problem.depth,
             "gamma0": problem.gamma0,
             "beta": problem.beta,
             "activation": problem.activation.name,
             "prior_variances": problem.variances.tolist(),
         },
-        residual=residual,
-        status=status,
-        sample=SaddleSample(found.kernels, found.duals, found.coefficients, sites),
-        action=found.action,
-        log_partitions=np.array([layer.log_partition for layer in found.layers]),
-        error=error,
-        fineness=fineness,
-        label_shape=label_shape,
-    )
+        "residual": residual,
+        "status": Status.CONVERGED if max(error, residual) <= tol else Status.UNRELIABLE,
+        "sample": SaddleSample(found.kernels, found.duals, found.coefficients, sites),
+    }

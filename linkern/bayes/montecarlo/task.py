@@ -16,7 +16,7 @@ from linkern.bayes.montecarlo.saddle import Problem, State
 from linkern.bayes.montecarlo.tilt import require_finite_tilt
 from linkern.lazy import layer_kernels
 
-__all__ = ["Task"]
+__all__ = ["Task", "checked_data"]
 
 Floats = NDArray[np.float64]
 
@@ -69,20 +69,14 @@ class Task:
         prior_variances: ArrayLike,
     ) -> Task:
         """Validate what the user gave."""
-        if y is None:
-            raise ValueError("y: expected labels, got None")
-        labels = checks.real_array("y", y, ndim=(1, 2))
+        inputs, C, labels = checked_data(X, y, kernel)
         depth = checks.integer_at_least("depth", depth)
         gamma0, beta = checks.positive("gamma0", gamma0), checks.positive("beta", beta)
         phi = activations.get(activation)
         require_finite_tilt(phi)
         g = checks.per_layer("prior_variances", prior_variances, depth + 1, "g_1 ... g_L of the hidden layers, then g_w")
-        inputs, C = _data(X, kernel, labels.shape[0])
         values, vectors = np.linalg.eigh(C)
-        edge = np.finfo(float).eps * len(C) * max(float(values[-1]), 0.0)
-        if values[0] < -10 * edge:
-            raise ValueError(f"kernel: expected a positive semi-definite matrix, got smallest eigenvalue {values[0]:.6g}")
-        keep = values > edge
+        keep = values > np.finfo(float).eps * len(C) * max(float(values[-1]), 0.0)
         if not keep.any():
             raise ValueError("X, kernel: expected at least one input that is not zero, got a vanishing data kernel")
         rank = int(keep.sum())
@@ -116,13 +110,20 @@ def _require_averages(phi: Activation, g: Floats, lazy: Floats) -> None:
         )
 
 
-def _data(X: ArrayLike | None, kernel: ArrayLike | None, size: int) -> tuple[Floats | None, Floats]:
+def checked_data(X: ArrayLike | None, y: ArrayLike | None, kernel: ArrayLike | None) -> tuple[Floats | None, Floats, Floats]:
+    """Return inputs, None if the kernel C is given in their place, C, and labels (P,) or (P, O)."""
+    if y is None:
+        raise ValueError("y: expected labels, got None")
+    labels = checks.real_array("y", y, ndim=(1, 2))
     if (X is None) == (kernel is None):
-        raise ValueError("X, kernel: expected exactly one of them")
-    if X is None:
-        assert kernel is not None
-        return None, checks.kernel_matrix("kernel", kernel, size=size)
-    inputs = checks.real_array("X", X, ndim=2)
-    if inputs.shape[0] != size:
-        raise ValueError(f"y: expected {inputs.shape[0]} labels (one per row of X), got {size}")
-    return inputs, inputs @ inputs.T / inputs.shape[1]
+        raise ValueError(f"X, kernel: expected exactly one of them, got {'none' if X is None else 'both'}")
+    if kernel is None:
+        inputs = checks.real_array("X", np.asarray(X), ndim=2)
+        if len(inputs) != len(labels):
+            raise ValueError(f"y: expected {len(inputs)} labels (one per row of X), got {len(labels)}")
+        return inputs, inputs @ inputs.T / inputs.shape[1], labels
+    C = checks.kernel_matrix("kernel", kernel, size=len(labels))
+    lowest, highest = np.linalg.eigvalsh(C)[[0, -1]]
+    if lowest < -max(1e-12, 10 * np.finfo(float).eps * len(C)) * abs(highest):
+        raise ValueError(f"kernel: expected a positive semi-definite matrix, got smallest eigenvalue {lowest:.6g}")
+    return None, C, labels

@@ -1,9 +1,12 @@
 """Predictors against closed forms, lazy limits and brute-force quadrature over training and new preactivations together."""
 
+from dataclasses import replace
+
 import mpmath as mp
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.optimize import brentq
 
 from bayes.montecarlo.hand_made import cubature, deep_linear, hermite, lazy_in_sections, tilted
 from linkern import activations, lazy
@@ -13,8 +16,10 @@ from linkern.bayes.montecarlo.estimate import over_sections
 from linkern.bayes.montecarlo.pairs import pair_kernels
 from linkern.bayes.montecarlo.predict import Extension, NewInputs, new_kernels, new_variances, predict, prediction_error
 from linkern.bayes.montecarlo.quadrature import solve_quadrature
+from linkern.bayes.montecarlo.sampled import SampledSolution
 from linkern.bayes.montecarlo.smoothing import smoothed_moments
 from linkern.networks import sample_posterior
+from linkern.solution import Status
 
 FUNCTIONS = {
     "linear": lambda h: h,
@@ -206,7 +211,11 @@ def test_comparison_of_predictors(data):
     rng = np.random.default_rng(6)
     problem = {"depth": 1, "activation": "relu", "beta": 5.0}
     sample, sections = lazy_in_sections(X @ X.T / 4, y, size=20000, sections=10, rng=rng, **problem)
-    found = compare_predictors(X, y, X_new, y_new, ridge=0.1, sample=sample, sections=sections, **problem)
+    solution = SampledSolution(
+        parameters={"beta": 5.0, "prior_variances": [1.0, 1.0]}, residual=0.0, status=Status.CONVERGED,
+        sample=sample, sections=sections, labels=y[:, None], label_shape=y.shape, X=X,
+    )  # fmt: skip
+    found = compare_predictors(solution, X_new, y_new, ridge=0.1)
     assert list(found) == ["NNGPK", "NNGP", "NTK", "aNBK"]
     nngp = lazy.nngp_predict(X, y, X_new, **problem)
     squares = (nngp.mean - y_new) ** 2
@@ -219,11 +228,43 @@ def test_comparison_of_predictors(data):
     assert abs(adaptive.loss - found["NNGPK"].loss) < 4 * adaptive.loss_error
     assert 0 < adaptive.loss_error < 0.02
     assert (np.abs(adaptive.mean - found["NNGPK"].mean) < 4 * adaptive.mean_error).all()
-    assert np.isnan(compare_predictors(X, y, X_new, ridge=0.1, **problem)["NNGP"].loss)
-    with pytest.raises(ValueError, match="sample: expected a solution for 2 layers"):
-        compare_predictors(X, y, X_new, depth=2, activation="relu", beta=5.0, ridge=0.1, sample=sample)
+    assert np.isnan(compare_predictors(solution, X_new, ridge=0.1)["NNGP"].loss)
     with pytest.raises(ValueError, match="y_new: expected shape"):
-        compare_predictors(X, y, X_new, y, ridge=0.1, **problem)
+        compare_predictors(solution, X_new, y, ridge=0.1)
+    with pytest.raises(ValueError, match="X_new: expected a solution made from inputs X"):
+        compare_predictors(replace(solution, X=None), X_new)
+
+
+def test_solutions_answer_for_new_inputs():
+    """One point, one layer, h = x and h_* = .6 x + .8 z: the trapezoidal rule in x and z, exact for such integrands."""
+    root2, y_new = np.sqrt(2), 0.3
+    x = np.linspace(-9, 9, 601)
+    h, h_new = np.tanh(x), np.tanh(0.6 * x[:, None] + 0.8 * x)
+
+    def law(v):
+        weights = np.exp(-(x**2) / 2 + v**2 * h**2 / 2)
+        return weights / weights.sum()
+
+    v = brentq(lambda v: (law(v) @ h**2 + 1 / 4) * v - 0.8, 0.1, 3, xtol=1e-14)
+    z = np.exp(-(x**2) / 2) / np.exp(-(x**2) / 2).sum()
+    phi, cross, power = law(v) @ h**2, law(v) @ (h * (h_new @ z)), law(v) @ (h_new**2 @ z)
+    X, X_new = np.array([[root2, 0.0]]), root2 * np.array([[0.6, 0.8]])
+    found = solve_quadrature(X, [0.8], depth=1, gamma0=1.0, beta=4.0, activation="tanh")
+    assert found.kernels[1, 0, 0] == pytest.approx(phi, rel=1e-9)
+    assert found.fitted == pytest.approx([phi * v], rel=1e-9)
+    assert found.overlaps().value == pytest.approx([0.64, phi * 0.64], rel=1e-9)
+    assert found.alignment().value == pytest.approx([1, 1])
+    assert found.kernels_at(X_new).value[:, 0, 0] == pytest.approx([0.6, cross], rel=1e-9)
+    assert found.variances_at(X_new).value[:, 0] == pytest.approx([1.0, power], rel=1e-9)
+    assert found.predict(X_new) == pytest.approx([cross * v], rel=1e-9)
+    assert found.test_error(X_new, [y_new]).value == pytest.approx((cross * v - y_new) ** 2, rel=1e-9)
+    # Draws, one per node, take no part where features explain each other.
+    among = found.kernels_among(np.vstack([X_new, X]), rng=0).value[1]
+    assert among[:, 1] == pytest.approx([cross, phi], rel=1e-9)
+    neurons = found.preactivations(40000, layer=1, rng=5)[:, 0]
+    squares = np.tanh(neurons) ** 2
+    assert abs(squares.mean() - phi) < 4 * squares.std() / 200
+    assert np.isinf(found.effective_sample_size).all()
 
 
 def test_bad_input_is_named(data):

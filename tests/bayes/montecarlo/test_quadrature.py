@@ -313,7 +313,7 @@ def test_users_smooth_function():
         ({"X": None}, "X, kernel: expected exactly one"),
         ({"y": None}, "y: expected labels"),
         ({"y": [1.0, 2.0, 3.0]}, "y: expected 2 labels"),
-        ({"beta": math.inf}, "beta: expected a number > 0"),
+        ({"beta": math.inf}, "beta: expected a finite number > 0"),
         ({"gamma0": -1.0}, "gamma0: expected"),
         ({"X": None, "kernel": [[1.0, 2.0], [2.0, 1.0]]}, "kernel: expected a positive semi-definite"),
         ({"X": np.eye(4), "y": np.ones(4)}, "at most 3"),
