@@ -33,8 +33,8 @@ def marches() -> None:
     times = np.arange(100) * 0.025
     seconds = best_time(lambda: leading_perturbation(X, y, depth=5, gamma0=1.5, times=times), 3)
     report("perturbation theory, same sizes", f"{seconds * 1e3:.1f} ms")
-    flow = gradient_flow(X, y, depth=5, gamma0=1.5, time=2.475, points=100, tolerance=1.0)
-    seconds = best_time(lambda: gradient_flow(X, y, depth=5, gamma0=1.5, time=2.475, points=100, tolerance=1.0), 1)
+    flow = gradient_flow(X, y, depth=5, gamma0=1.5, time=2.475, points=100, tol=1.0)
+    seconds = best_time(lambda: gradient_flow(X, y, depth=5, gamma0=1.5, time=2.475, points=100, tol=1.0), 1)
     report(f"gradient flow, 100 times, three levels, estimated error {flow.error:.1e}", f"{seconds:.2f} s")
     done = subprocess.run([sys.executable, __file__, "--large"], capture_output=True, text=True, check=True)
     seconds, megabytes = (float(value) for value in done.stdout.split())
@@ -101,7 +101,7 @@ def sampled() -> None:
             "samples": samples,
         }
         start = time.perf_counter()
-        run = march_montecarlo(X, y, **settings, replicas=4, tolerance=1e-2, rng=0)
+        run = march_montecarlo(X, y, **settings, replicas=4, tol=1e-2, rng=0)
         seconds = (time.perf_counter() - start) / 4
         error = 2 * float(np.sqrt(np.mean(run.outputs_error**2)) / np.sqrt(np.mean(run.outputs**2)))
         report(

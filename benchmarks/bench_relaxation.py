@@ -44,13 +44,13 @@ def against_the_march(points: int = 40, samples: int = 400, end: float = 3.0) ->
             "replicas": 2,
             "rng": 1,
         }
-        exact = relax(X, y, times=times, tolerance=3e-4, kink=2e-3, **settings)
+        exact = relax(X, y, times=times, tol=3e-4, kink=2e-3, **settings)
         rate = np.linalg.eigvalsh(exact.tangent_kernels[1])[-1]
-        for tolerance in (1e-2, 1e-3):
-            run, seconds = cpu(lambda t=tolerance, s=settings: relax(X, y, times=times, tolerance=t, **s))
+        for tol in (1e-2, 1e-3):
+            run, seconds = cpu(lambda t=tol, s=settings: relax(X, y, times=times, tol=t, **s))
             errors = np.abs(run.outputs - exact.outputs).max(axis=1)
             report(
-                f"{activation}, relax to {tolerance:g}: error in f {errors.max():.0e}, at the end {errors[-1]:.0e}; "
+                f"{activation}, relax to {tol:g}: error in f {errors.max():.0e}, at the end {errors[-1]:.0e}; "
                 f"{seconds / 3:.1f} s",
                 f"{run.kernel_products:.0f} products",
             )

@@ -64,16 +64,16 @@ def measure(depth: int, effort: float) -> None:
     line, covariance = np.polyfit(1 / np.array(list(WIDTHS)), values, 1, w=1 / np.array(errors), cov="unscaled")
     truth, doubt = float(line[1]), float(np.sqrt(covariance[1, 1]))
     report(f"L = {depth}: N to infinity, slope {line[0]:.2f} / N", f"{truth:.5f}", f"s.e. {doubt:.5f}")
-    for samples, tolerance, loose, pairs in RUNS:
+    for samples, tol, loose, pairs in RUNS:
         start = time.process_time()
-        settings: dict[str, Any] = {"samples": samples, "tolerance": tolerance, "gradient_tolerance": loose}
+        settings: dict[str, Any] = {"samples": samples, "tol": tol, "gradient_tol": loose}
         count = max(3, round(pairs * effort))
         runs = [march_montecarlo(X, y, **task, **settings, replicas=2, rng=streams.pop()) for _ in range(count)]
         value, error = mean([progress(run.outputs) for run in runs])
         apart, noise = 100 * (value / truth - 1), 100 * np.hypot(error, doubt) / truth
         short = sum(run.samples_needed is not None for run in runs)
         report(
-            f"L = {depth}: march, S = {samples}, tolerances {tolerance:g}, {loose:g}",
+            f"L = {depth}: march, S = {samples}, tolerances {tol:g}, {loose:g}",
             f"{value:.5f}",
             f"{apart:+.2f} +- {noise:.2f} %, {short}/{count} short of directions, {time.process_time() - start:.0f} s",
         )

@@ -31,7 +31,7 @@ def _compare(task: Task, activation: str, quick: bool, rng: np.random.Generator)
     """One activation: growth of the kernels along its first order, in units of it, and change of the predictions."""
     setting = {"activation": activation, "depth": DEPTH, "beta": BETA}
     sampling = {"tol": 0.02, "particles": 1024} if quick else {"tol": 0.002}
-    averages = {"tolerance": 0.02, "samples": 2**16} if quick else {"tolerance": 0.005}
+    averages = {"tol": 0.02, "samples": 2**16} if quick else {"tol": 0.005}
     series_rng, *children = rng.spawn(1 + len(STRENGTHS))
     series = solve_perturbation(task.X, task.y, gamma0=1.0, rng=series_rng, **averages, **setting)
     lazy, first = series.lazy_kernels, series.kernel_slopes

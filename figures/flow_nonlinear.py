@@ -46,7 +46,7 @@ def compute(quick: bool, rng: np.random.Generator) -> dict[str, NDArray[np.float
     nets = train_networks(X, y, **settings, width=width, networks=count, centred=True, dtype=np.float32, rng=net_rng)
     scatter = []
     for size, first, second in zip(sizes, children[: sizes.size], children[sizes.size :], strict=True):
-        run = march_montecarlo(X, y, **settings, samples=int(size), replicas=4, tolerance=1e-2, rng=first)
+        run = march_montecarlo(X, y, **settings, samples=int(size), replicas=4, tol=1e-2, rng=first)
         narrow = train_networks(X, y, **settings, width=int(size), networks=4, centred=True, dtype=np.float32, rng=second)
         scatter.append([2 * np.sqrt(np.mean(run.outputs_error**2)), np.sqrt(np.mean(narrow.outputs.var(axis=0, ddof=1)))])
     return {

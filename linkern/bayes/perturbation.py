@@ -50,7 +50,7 @@ def solve_perturbation(
     beta: float = math.inf,
     prior_variances: ArrayLike = 1.0,
     order: int = 1,
-    tolerance: float = 0.01,
+    tol: float = 0.01,
     samples: int = 2**20,
     rng: int | np.random.Generator | np.random.SeedSequence | None = None,
 ) -> PerturbativeSolution:
@@ -72,7 +72,7 @@ def solve_perturbation(
         g_1, ..., g_L of the hidden layers, then g_w of the readout.
     order : {1, 2}
         2 adds the terms of gamma0^4: one hidden layer of any activation, or linear networks of any depth.
-    tolerance : float
+    tol : float
         Relative standard error asked of every layer's four-point average where it is sampled. With order 2 a third of it at first
         order, five times as much at second, and at least 2^16 samples.
     samples : int
@@ -84,7 +84,7 @@ def solve_perturbation(
     -------
     PerturbativeSolution
         Status UNRELIABLE when the first correction is above 0.3 of the lazy kernel in some layer or of the error signal as the
-        kernel sees it (half of `feedback`), or when `samples` did not reach three times `tolerance`.
+        kernel sees it (half of `feedback`), or when `samples` did not reach three times `tol`.
 
     Raises
     ------
@@ -107,13 +107,13 @@ def solve_perturbation(
     phi = get(activation)
     if phi.averages is None:
         raise ValueError(f"activation: expected one with averages, {phi.name!r} lacks them")
-    tolerance = checks.positive("tolerance", tolerance)
+    tol = checks.positive("tol", tol)
     samples = checks.integer_at_least("samples", samples, 2**13)
     order = _checked_order(order, depth, phi)
     X = checks.real_array("X", X, ndim=2)
     lazy = nngp_predict(X, y, X[:1], depth=depth, activation=phi, beta=beta, prior_variances=prior_variances)
     seed = int(checks.random_generator(rng).integers(2**63))
-    sampling = Sampling(tolerance, samples, seed) if order == 1 else Sampling(TIGHTER * tolerance, samples, seed, LEAST)
+    sampling = Sampling(tol, samples, seed) if order == 1 else Sampling(TIGHTER * tol, samples, seed, LEAST)
     g = np.array(lazy.parameters["prior_variances"])
     layers = LazyLayers.of(phi, g, layer_kernels(X, depth=depth, activation=phi, prior_variances=g))
     V0 = lazy.dual_coefficients.reshape(len(X), -1)
@@ -131,13 +131,13 @@ def solve_perturbation(
     second_error = 0.0 if second is None else _largest_ratio(eps * found["kernel_curvature_errors"], slopes)
     growth, feedback = growth_and_feedback(layers.kernels, slopes, V0, V1.mean(axis=0), eps)
     # Half of the feedback is the relative change of the error signal.
-    poor = max(ratio, feedback / 2) > _LARGEST_RATIO or max(relative_error, second_error) > 3 * tolerance
+    poor = max(ratio, feedback / 2) > _LARGEST_RATIO or max(relative_error, second_error) > 3 * tol
     return PerturbativeSolution(
         parameters={
             **{k: lazy.parameters[k] for k in ("depth", "activation", "prior_variances", "beta")},
             "gamma0": gamma0,
             "order": order,
-            "tolerance": tolerance,
+            "tol": tol,
             "samples": samples,
             "seed": seed,
         },

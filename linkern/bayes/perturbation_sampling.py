@@ -42,7 +42,7 @@ _DETERMINED = 1e-12
 class Sampling:
     """How hard to sample: relative standard error asked for, samples allowed in all, seed, and least samples per scramble."""
 
-    tolerance: float
+    tol: float
     largest: int
     seed: int
     least: int = _FIRST
@@ -172,7 +172,7 @@ def by_sampling(
         done += batch
         estimates = known + sums / done
         if count is None:
-            enough = _precise(estimates[:, :, :-1], sampling.tolerance) or 2 * done * REPLICAS > sampling.largest
+            enough = _precise(estimates[:, :, :-1], sampling.tol) or 2 * done * REPLICAS > sampling.largest
         else:
             enough = done >= count
         if enough:
@@ -209,9 +209,9 @@ def by_gauss_hermite(activation: Activation, fields: Fields, weight: Weight, deg
     return result[None]
 
 
-def _precise(estimates: Array, tolerance: float) -> bool:
+def _precise(estimates: Array, tol: float) -> bool:
     error = linalg.norm(estimates.std(axis=0, ddof=1)) / math.sqrt(REPLICAS)
-    return bool(error <= tolerance * linalg.norm(estimates.mean(axis=0)))
+    return bool(error <= tol * linalg.norm(estimates.mean(axis=0)))
 
 
 def _batches(samples: int, points: int) -> Iterator[tuple[int, int]]:

@@ -146,7 +146,7 @@ def _one_layer(
     method = second_order_method(activation, fields.S)
     weight = Weight(H1, H2[0] if len(H2) == 1 else H2)
     if method == "untilted averages":
-        loose = replace(sampling, tolerance=LOOSER / TIGHTER * sampling.tolerance)
+        loose = replace(sampling, tol=LOOSER / TIGHTER * sampling.tol)
         average, count = by_sampling(activation, fields, weight, loose, 0, count)
         return average[:, :, :-1], count
     form = activation.averages

@@ -125,7 +125,7 @@ class PerturbativeSolution(Solution):
         return self._sum(self.signal, self.signal_slope, self.signal_curvature)
 
     @property
-    def standard_errors(self) -> Array:
+    def standard_error(self) -> Array:
         """Standard errors of `kernels` from sampling alone (with order 2 a bound); zero for closed forms."""
         return self._sum(0.0, self.kernel_slope_errors, self.kernel_curvature_errors)
 

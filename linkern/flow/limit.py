@@ -74,7 +74,7 @@ def gradient_flow(
     times: ArrayLike | None = None,
     weight_decay: float = 0.0,
     levels: int = 3,
-    tolerance: float = 1e-3,
+    tol: float = 1e-3,
     raise_on_failure: bool = True,
 ) -> FlowTrajectory:
     """Train an infinitely wide deep linear network by gradient flow d theta/dt = -gamma^2 grad loss - weight_decay theta.
@@ -91,7 +91,7 @@ def gradient_flow(
         Ascending times from 0 instead, any spacing: short steps while the error is large, long ones later.
     levels : int
         Number of descents, 2 or more, with T - 1, 2 (T - 1), 4 (T - 1), .. steps.
-    tolerance : float
+    tol : float
         Largest acceptable estimated error relative to the largest label.
     raise_on_failure : bool
         Whether an estimate above the tolerance raises; otherwise the status says NOT_CONVERGED.
@@ -115,7 +115,7 @@ def gradient_flow(
     grid = _grid(time, points, times)
     points = grid.size
     levels = integer_at_least("levels", levels, 2)
-    tolerance = positive("tolerance", tolerance)
+    tol = positive("tol", tol)
     weight_decay = nonnegative("weight_decay", weight_decay)
     spectrum = as_spectrum(X, y, kernel, spectrum)
     runs = []
@@ -133,7 +133,7 @@ def gradient_flow(
     scale = max(float(np.abs(spectrum.labels).max()), float(np.finfo(float).tiny))
     samples = runs[0]._to_samples(error * spectrum.eigenvalues / gamma0)
     estimate = float(np.abs(samples).max()) / scale
-    accurate = estimate <= tolerance
+    accurate = estimate <= tol
     descents_converged = all(run.status is Status.CONVERGED for run in runs)
     solution = FlowTrajectory(
         parameters={**runs[0].parameters, "time": float(grid[-1]), "points": points, "levels": levels},
@@ -150,7 +150,7 @@ def gradient_flow(
     )
     if raise_on_failure and not accurate:
         raise ConvergenceError(
-            f"points: estimated error {estimate:.3g} of the largest label exceeds tolerance = {tolerance:g}; expected more than "
+            f"points: estimated error {estimate:.3g} of the largest label exceeds tol = {tol:g}; expected more than "
             f"{points} points or more than {levels} levels",
             solution,
         )

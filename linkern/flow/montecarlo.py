@@ -97,8 +97,8 @@ def march_montecarlo(
     weight_decay: float = 0.0,
     samples: int = 1000,
     replicas: int = 4,
-    tolerance: float = 1e-3,
-    gradient_tolerance: float | None = None,
+    tol: float = 1e-3,
+    gradient_tol: float | None = None,
     kernels_at: Sequence[int] = (-1,),
     settle: int = 0,
     rng: int | np.random.Generator | None = None,
@@ -123,10 +123,10 @@ def march_montecarlo(
         Neurons per layer and replica.
     replicas : int
         Independent runs, at least 2.
-    tolerance : float
+    tol : float
         Share of a field's variance below which what is new in it is not propagated as noise to the neighbouring layers.
-    gradient_tolerance : float, optional
-        The same for g; the larger of `tolerance` and 0.01 by default.
+    gradient_tol : float, optional
+        The same for g; the larger of `tol` and 0.01 by default.
     kernels_at : sequence of int
         Time indices at which kernels are recorded.
     settle : int
@@ -153,7 +153,7 @@ def march_montecarlo(
 
     Deep ReLU (benchmarks/deep_relu_bias.py): against networks extrapolated to infinite width no bias of f is seen at the default
     tolerances for samples = 500 to 2000, within 0.2 % for L = 2 and 0.5 % for L = 3, whereas networks of width N themselves are
-    off by 4/N and 7/N of f. gradient_tolerance = 0.1 slows training by 1 % for L = 2 and by 2 to 3 % for L = 3.
+    off by 4/N and 7/N of f. gradient_tol = 0.1 slows training by 1 % for L = 2 and by 2 to 3 % for L = 3.
     """
     C, labels = data_and_labels(X, y, kernel, X_test)
     depth = integer_at_least("depth", depth)
@@ -163,10 +163,8 @@ def march_montecarlo(
         bound = f" and below 1/weight_decay = {1 / decay:.6g}" if decay else ""
         raise ValueError(f"steps: expected numbers > 0{bound}, got values from {sizes.min():.6g} to {sizes.max():.6g}")
     count = integer_at_least("replicas", replicas, 2)
-    tolerance = positive("tolerance", tolerance)
-    loose = (
-        max(tolerance, GRADIENT_TOLERANCE) if gradient_tolerance is None else positive("gradient_tolerance", gradient_tolerance)
-    )
+    tol = positive("tol", tol)
+    loose = max(tol, GRADIENT_TOLERANCE) if gradient_tol is None else positive("gradient_tol", gradient_tol)
     phi = activations.get(activation)
     last = integer_at_least("settle", settle, 0)
     if last > sizes.size + 1 or (last and (not decay or phi.degree is None)):
@@ -179,12 +177,12 @@ def march_montecarlo(
     when = [_time_index(value, sizes.size) for value in kernels_at]
     runs = []
     for child in random_generator(rng).spawn(count):
-        particles = Particles(root, labels.ravel(), depth, gamma0, phi, number, (tolerance, loose), child, outputs)
+        particles = Particles(root, labels.ravel(), depth, gamma0, phi, number, (tol, loose), child, outputs)
         with np.errstate(over="ignore", invalid="ignore"):
             runs.append(_run(particles, sizes, decay, when, last))
     times = np.concatenate([[0.0], np.cumsum(sizes)])
     record = {"depth": depth, "gamma0": gamma0, "weight_decay": decay, "activation": phi.name, "samples": number}
-    return _collect(runs, times, when, labels, {**record, "replicas": count, "tolerance": tolerance})
+    return _collect(runs, times, when, labels, {**record, "replicas": count, "tol": tol})
 
 
 @dataclass

@@ -28,11 +28,11 @@ class _Layer:
     def __init__(
         self, samples: int, points: int, outputs: int, tolerances: tuple[float, float], rng: np.random.Generator
     ) -> None:
-        tolerance, gradient_tolerance = tolerances
+        tol, gradient_tol = tolerances
         self.rng = rng
         self.basis = SampleBasis(samples)
-        self.phi_expansion = Expansion(samples, tolerance, samples // 2)
-        self.g_expansion = Expansion(samples, gradient_tolerance, samples // 2)
+        self.phi_expansion = Expansion(samples, tol, samples // 2)
+        self.g_expansion = Expansion(samples, gradient_tol, samples // 2)
         self.eps_u, self.eps_r = np.empty((samples, 0)), np.empty((samples, 0))
         self.memory_h, self.memory_z = np.empty((samples, 0)), np.empty((samples, 0))
         self.h, self.phi = (np.empty((samples, points)) for _ in range(2))

@@ -72,7 +72,7 @@ def relax(
     weight_decay: float = 0.0,
     samples: int = 1000,
     replicas: int = 4,
-    tolerance: float = 1e-2,
+    tol: float = 1e-2,
     kink: float = 1e-2,
     rng: int | np.random.Generator | None = None,
 ) -> Relaxation:
@@ -84,7 +84,7 @@ def relax(
         As for `march_montecarlo`, which starts from the same neurons at the same `rng`; y is (P,).
     times : (T,) array
         Ascending times from 0 at which f is recorded; they do not influence the steps. Rest takes about 10/weight_decay.
-    tolerance : float
+    tol : float
         Estimated error of one step relative to the weights; see `Relaxation.error` for what it amounts to.
     kink : float
         For ReLU and other activations that consist of two straight lines: half the width over which the kink is rounded, in
@@ -115,15 +115,15 @@ def relax(
     if grid.size < 2 or grid[0] != 0 or not (np.diff(grid) > 0).all():
         raise ValueError(f"times: expected at least 2 ascending times, the first one 0, got {times!r}")
     count = integer_at_least("replicas", replicas, 2)
-    tolerance, kink = positive("tolerance", tolerance), positive("kink", kink)
+    tol, kink = positive("tol", tol), positive("kink", kink)
     phi = activations.get(activation)
     root = kernel_root(C)
     number = integer_at_least("samples", samples, 4 * (root.shape[1] + 1))
     starts = [random_weights(number, root.shape[1], child) for child in random_generator(rng).spawn(count)]
     systems = [Neurons(root, labels, gamma0, decay, phi, kink) for _ in starts]
     with np.errstate(over="ignore", invalid="ignore"):
-        runs = [_run(neurons, start, grid, tolerance) for neurons, start in zip(systems, starts, strict=True)]
-        coarse = _run(Neurons(root, labels, gamma0, decay, phi, COARSER_KINK * kink), starts[0], grid, COARSER_STEPS * tolerance)
+        runs = [_run(neurons, start, grid, tol) for neurons, start in zip(systems, starts, strict=True)]
+        coarse = _run(Neurons(root, labels, gamma0, decay, phi, COARSER_KINK * kink), starts[0], grid, COARSER_STEPS * tol)
     error = np.abs(coarse.outputs - runs[0].outputs).max(axis=1) / max(float(np.abs(labels).max()), np.finfo(float).tiny)
     parameters: dict[str, object] = {
         "depth": 1,
@@ -132,7 +132,7 @@ def relax(
         "activation": phi.name,
         "samples": number,
         "replicas": count,
-        "tolerance": tolerance,
+        "tol": tol,
         "kink": kink if kink_slopes(phi) else 0.0,
     }
     return _collect(systems, runs, grid, error, parameters)
@@ -149,11 +149,11 @@ class _Run:
     rest: float
 
 
-def _run(neurons: Neurons, start: Floats, times: Floats, tolerance: float) -> _Run:
+def _run(neurons: Neurons, start: Floats, times: Floats, tol: float) -> _Run:
     outputs = [neurons.outputs(start)]
     state = force = start
     try:
-        for step in chebyshev_steps(neurons.drive, start, end=float(times[-1]), tolerance=tolerance):
+        for step in chebyshev_steps(neurons.drive, start, end=float(times[-1]), tol=tol):
             while len(outputs) < times.size and times[len(outputs)] <= step.end:
                 outputs.append(neurons.outputs(step.at(float(times[len(outputs)]))))
             state, force = step.after, step.drive_after

@@ -51,7 +51,7 @@ class Step:
         return value + h * x * (1 - x) * ((1 - x) * self.drive_before - x * self.drive_after)
 
 
-def chebyshev_steps(drive: Drive, state: Floats, *, end: float, tolerance: float) -> Iterator[Step]:
+def chebyshev_steps(drive: Drive, state: Floats, *, end: float, tol: float) -> Iterator[Step]:
     """Integrate d state/dt = drive(state), whose Jacobian has real eigenvalues, from time 0 to `end`, step by step.
 
     Parameters
@@ -61,7 +61,7 @@ def chebyshev_steps(drive: Drive, state: Floats, *, end: float, tolerance: float
     state : array
         At time 0, not zero: errors are measured relative to its norm.
     end : float
-    tolerance : float
+    tol : float
         Estimated error of one step, relative to the norm of the state.
 
     Raises
@@ -72,8 +72,8 @@ def chebyshev_steps(drive: Drive, state: Floats, *, end: float, tolerance: float
     force = drive(state)
     direction = estimate = force
     time, rate, since = 0.0, 0.0, INTERVAL
-    # The error estimate of a first step that changes the state by `tolerance` is far below it: a start that grows.
-    length = min(end, tolerance * _norm(state) / _norm(force))
+    # The error estimate of a first step that changes the state by `tol` is far below it: a start that grows.
+    length = min(end, tol * _norm(state) / _norm(force))
     while time < end:
         if since >= INTERVAL:
             # Modes that are about to become the fastest show in the error of the last step.
@@ -83,7 +83,7 @@ def chebyshev_steps(drive: Drive, state: Floats, *, end: float, tolerance: float
         length = min(length, end - time)
         new, new_force = _stages(drive, state, force, length, 1 + math.ceil(math.sqrt(1 + REACH * length * rate)))
         estimate = 0.8 * (state - new) + (0.4 * length) * (force + new_force)
-        error = _norm(estimate) / (tolerance * _norm(new))
+        error = _norm(estimate) / (tol * _norm(new))
         if not error <= 1:
             # Growing curvature makes steps unstable: shorten the step and look at the rate again.
             if math.isfinite(error):

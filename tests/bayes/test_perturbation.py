@@ -110,7 +110,7 @@ def test_slopes_of_the_full_saddle_point(name, depth, nodes):
     g = (1.1, 0.9, 1.2, 0.8)[: depth + 1]
     (kernel, dual, signal), zero = slopes(Saddle(X, y[:2], depth, PHI[name], nodes, g), 2.0, 2e-3)
     found = solve_perturbation(
-        X[:2], y[:2], depth=depth, activation=name, gamma0=0.1, beta=2.0, prior_variances=g, tolerance=5e-4, rng=1
+        X[:2], y[:2], depth=depth, activation=name, gamma0=0.1, beta=2.0, prior_variances=g, tol=5e-4, rng=1
     )
     assert found.method == ("closed form" if name in {"sin", "cos"} else "untilted averages")
     loose = 2e-3 if name == "relu" else 1e-4
@@ -153,7 +153,7 @@ def test_slopes_of_relu_with_depth(depth):
     """The delta functions of phi'' enter the duals from the second layer down."""
     X, y, _ = data(P=2)
     (kernel, dual, signal), zero = slopes(ReluPlane(X, y, depth, None, 2, np.ones(depth + 1)), 2.0, 2e-5)
-    found = solve_perturbation(X, y, depth=depth, activation="relu", gamma0=0.1, beta=2.0, tolerance=3e-4, rng=2)
+    found = solve_perturbation(X, y, depth=depth, activation="relu", gamma0=0.1, beta=2.0, tol=3e-4, rng=2)
     np.testing.assert_allclose(found.lazy_kernels, zero[0], rtol=1e-11)
     np.testing.assert_allclose(found.dual_slopes, dual, atol=1e-4 * np.abs(dual).max())
     assert (np.abs(found.kernel_slopes - kernel) < 4 * found.kernel_slope_errors + 1e-4 * np.abs(kernel).max()).all()
@@ -184,7 +184,7 @@ def test_linear_networks_have_the_exact_slope(beta, outputs):
     prediction = found.predict(X_test)
     np.testing.assert_allclose(prediction.correction, change, rtol=0.05, atol=2e-2 * np.abs(change).max() + 1e-12)
     assert found.method == "closed form"
-    assert (found.standard_errors == 0).all()
+    assert (found.standard_error == 0).all()
     assert (prediction.standard_error == 0).all()
     np.testing.assert_allclose(
         found.fitted, y - (0 if beta == np.inf else 1 / beta) * (v + 4e-4 * found.signal_slope), atol=1e-12
@@ -234,7 +234,7 @@ def test_closed_forms_against_sampling(name, monkeypatch):
     arguments = {"depth": 2 if name != "exp" else 1, "activation": phi, "gamma0": 0.1, "beta": 2.0, "rng": 5}
     exact = solve_perturbation(X, y, **arguments)
     monkeypatch.setattr("linkern.bayes.perturbation_fourpoint._LARGEST_CLOSED", 1)
-    sampled = solve_perturbation(X, y, tolerance=0.003, **arguments)
+    sampled = solve_perturbation(X, y, tol=0.003, **arguments)
     assert (exact.method, sampled.method) == ("closed form", "untilted averages")
     error = sampled.kernel_slope_errors[1:]
     assert (np.abs(sampled.kernel_slopes - exact.kernel_slopes)[1:] < 6 * error + 1e-12).all()
@@ -245,10 +245,10 @@ def test_quoted_errors_cover():
     """z-scores of repeated coarse runs around a fine one have unit variance."""
     X, y, _ = data(P=3)
     arguments = {"depth": 1, "activation": "tanh", "gamma0": 0.1, "beta": 2.0}
-    fine = solve_perturbation(X, y, tolerance=3e-4, rng=0, **arguments)
+    fine = solve_perturbation(X, y, tol=3e-4, rng=0, **arguments)
     scores = []
     for seed in range(1, 31):
-        run = solve_perturbation(X, y, tolerance=1.0, samples=2**13, rng=seed, **arguments)
+        run = solve_perturbation(X, y, tol=1.0, samples=2**13, rng=seed, **arguments)
         scores.append((run.signal_slope - fine.signal_slope)[0] / np.hypot(run.signal_slope_error, fine.signal_slope_error)[0])
     assert 0.7 < np.std(scores) < 1.5
     assert abs(np.mean(scores)) < 4 / math.sqrt(30)
@@ -268,7 +268,7 @@ def test_truncation_error_and_status():
     assert small.status is Status.CONVERGED
     assert small.residual < 1e-13
     assert solve_perturbation(X, y, gamma0=5.0, **arguments).status is Status.UNRELIABLE
-    rough = solve_perturbation(X, y, depth=1, activation="relu", gamma0=0.1, beta=2.0, tolerance=1e-6, samples=2**13, rng=0)
+    rough = solve_perturbation(X, y, depth=1, activation="relu", gamma0=0.1, beta=2.0, tol=1e-6, samples=2**13, rng=0)
     assert rough.status is Status.UNRELIABLE
 
 
@@ -288,7 +288,7 @@ def test_symmetries():
     mean = whole.predict(X_test).mean
     np.testing.assert_allclose(np.concatenate([whole.predict(x[None]).mean for x in X_test[::23]]), mean[::23], rtol=1e-10)
     np.testing.assert_allclose(whole.predict(X).mean, whole.fitted, rtol=1e-10)
-    first, second = (solve_perturbation(X, y, activation="relu", rng=9, tolerance=0.05, **arguments) for _ in range(2))
+    first, second = (solve_perturbation(X, y, activation="relu", rng=9, tol=0.05, **arguments) for _ in range(2))
     np.testing.assert_array_equal(first.kernel_slopes, second.kernel_slopes)
     # Sampled too: one more field per test input, the samples of the solution itself at the training inputs.
     mean = first.predict(X_test).mean
@@ -301,7 +301,7 @@ def test_homogeneous_identity():
     X, y, _ = data(P=4)
     X[3] = 0.0
     for name in ("relu", "leaky_relu", "linear"):
-        found = solve_perturbation(X, y, depth=3, activation=name, gamma0=0.1, beta=2.0, rng=0, tolerance=0.05)
+        found = solve_perturbation(X, y, depth=3, activation=name, gamma0=0.1, beta=2.0, rng=0, tol=0.05)
         traces = [(K * H).sum() for K, H in zip(found.lazy_kernels[1:], found.dual_slopes, strict=True)]
         np.testing.assert_allclose(traces, traces[0], rtol=1e-10)
         assert np.isfinite(found.kernel_slopes).all()
@@ -315,7 +315,7 @@ def test_homogeneous_identity():
         ({"depth": 0}, ValueError, "depth: expected an integer >= 1"),
         ({"activation": "swish"}, ValueError, "activation: expected one of"),
         ({"activation": activations.Activation("bare", np.tanh, np.cosh)}, ValueError, "activation: .*'bare' lacks them"),
-        ({"tolerance": 0.0}, ValueError, "tolerance: expected a finite number > 0"),
+        ({"tol": 0.0}, ValueError, "tol: expected a finite number > 0"),
         ({"samples": 100}, ValueError, "samples: expected an integer >= 8192"),
         ({"y": [1.0]}, ValueError, "y: expected 3 rows as in X"),
         ({"rng": "seed"}, TypeError, "rng: expected"),
@@ -339,7 +339,7 @@ def test_bad_test_input():
 def test_blocks_of_test_inputs(activation, order, monkeypatch):
     """Many test inputs are taken in blocks, which leave no trace."""
     X, y, X_test = data(P=3, test=20)
-    found = solve_perturbation(X, y, depth=1, activation=activation, gamma0=0.2, beta=2.0, order=order, tolerance=0.05, rng=0)
+    found = solve_perturbation(X, y, depth=1, activation=activation, gamma0=0.2, beta=2.0, order=order, tol=0.05, rng=0)
     whole = found.predict(X_test)
     monkeypatch.setattr("linkern.bayes.perturbation_solution._LARGEST_BLOCK", 7)
     parts = found.predict(X_test)

@@ -90,7 +90,7 @@ def test_sampled_second_order(name, points, nodes, outputs):
     train = points if name == "relu" else points - 1  # one point is a test point, for ReLU it has its own rule
     K, V = series(*rule(X, name, nodes), Y[:train], 0.2)
     arguments = {"depth": 1, "activation": name, "beta": 5.0, "prior_variances": G}
-    found = solve_perturbation(X[:train], Y[:train], gamma0=0.1, order=2, tolerance=1e-3, rng=3, **arguments)
+    found = solve_perturbation(X[:train], Y[:train], gamma0=0.1, order=2, tol=1e-3, rng=3, **arguments)
     assert (found.second_method, found.order) == ("untilted averages", 2)
     for value, error, exact in (
         (found.kernel_curvatures[1], found.kernel_curvature_errors[1], K[2][:train, :train]),
@@ -130,7 +130,7 @@ def test_polynomials_are_exact(coefficients, monkeypatch):
     np.testing.assert_allclose(prediction.second_correction[0], 1e-4 * exact, rtol=1e-9)
     monkeypatch.setattr("linkern.bayes.perturbation_second._MOST_NODES", 1)
     monkeypatch.setattr("linkern.bayes.perturbation_fourpoint._LARGEST_CLOSED", 1)
-    sampled = solve_perturbation(X[:2], Y, gamma0=0.1, order=2, tolerance=3e-3, **arguments)
+    sampled = solve_perturbation(X[:2], Y, gamma0=0.1, order=2, tol=3e-3, **arguments)
     if len(coefficients) > 2:
         error = sampled.signal_curvature_error
         assert (np.abs(sampled.signal_curvature - found.signal_curvature) < 6 * error).all()

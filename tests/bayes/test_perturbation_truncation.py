@@ -11,7 +11,7 @@ from linkern.solution import Status
 def ratios(found, exact):
     """True error over estimate, hidden layers; those that sampling does not resolve are left out."""
     truth = np.linalg.norm(np.array(exact.kernels) - found.kernels, axis=(1, 2))[1:]
-    resolved = truth > 5 * np.linalg.norm(found.standard_errors, axis=(1, 2))[1:]
+    resolved = truth > 5 * np.linalg.norm(found.standard_error, axis=(1, 2))[1:]
     return (truth / found.truncation_errors[1:])[resolved]
 
 
@@ -55,9 +55,9 @@ def test_nonlinear_networks(name):
         for gamma0 in (0.15, 0.5):
             arguments = {"depth": depth, "gamma0": gamma0, "beta": beta, "activation": name}
             exact = solve_quadrature(X, y, tol=1e-5, **arguments)
-            first.extend(ratios(solve_perturbation(X, y, tolerance=5e-3, rng=0, **arguments), exact))
+            first.extend(ratios(solve_perturbation(X, y, tol=5e-3, rng=0, **arguments), exact))
             if depth == 1:
-                better = solve_perturbation(X, y, tolerance=2e-3, rng=0, order=2, **arguments)
+                better = solve_perturbation(X, y, tol=2e-3, rng=0, order=2, **arguments)
                 second.extend(ratios(better, exact))
     assert 0.2 < np.median(first) < 1.2
     assert np.mean(np.array(first) > 1) < 0.4
@@ -73,7 +73,7 @@ def test_three_points():
     arguments = {"depth": 1, "gamma0": 0.4, "beta": 20.0, "activation": "erf"}
     exact = solve_quadrature(X, y, tol=1e-5, **arguments)
     for order, low, high in ((1, 0.4, 1.5), (2, 0.7, 1.5)):
-        found = solve_perturbation(X, y, order=order, tolerance=2e-3, rng=1, **arguments)
+        found = solve_perturbation(X, y, order=order, tol=2e-3, rng=1, **arguments)
         assert low < ratios(found, exact)[0] < high
 
 

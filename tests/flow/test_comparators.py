@@ -25,7 +25,7 @@ def test_slopes_are_those_of_the_exact_solver(depth):
     """Three values of gamma0^2 and one at zero, extrapolated linearly and quadratically; Richardson in the step."""
     X, y = task(1)
     C = X @ X.T / 7
-    settings = {"depth": depth, "time": 1.2 / (depth + 1), "points": 17, "levels": 4, "tolerance": 1.0}
+    settings = {"depth": depth, "time": 1.2 / (depth + 1), "points": 17, "levels": 4, "tol": 1.0}
     runs = [gradient_flow(X, y, gamma0=g**0.5, **settings) for g in (0.01, 0.005, 0.0025)]
     lazy = gradient_flow(X, y, gamma0=1e-8, **settings)
     theory = leading_perturbation(X, y, depth=depth, gamma0=1.0, times=lazy.times)

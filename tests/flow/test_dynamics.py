@@ -229,7 +229,7 @@ def test_divergence_is_explained_and_keeps_what_was_computed():
     with pytest.raises(ConvergenceError, match="points: the descent with 3 steps"):
         gradient_flow(X, y, depth=2, gamma0=1.0, time=100.0, points=4, levels=2)
     with pytest.raises(ConvergenceError, match="points: estimated error"):
-        gradient_flow(X, y, depth=2, gamma0=1.0, time=1.0, points=8, tolerance=1e-9)
+        gradient_flow(X, y, depth=2, gamma0=1.0, time=1.0, points=8, tol=1e-9)
 
 
 def test_labels_that_vanish_and_save(tmp_path):

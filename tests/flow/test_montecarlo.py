@@ -24,7 +24,7 @@ def test_linear_activation_has_no_sampling_error(depth, decay):
     exact = march(X, y, depth=depth, gamma0=1.0, steps=steps, weight_decay=decay)
     run = march_montecarlo(
         X, y, X_test=new, depth=depth, gamma0=1.0, steps=steps, weight_decay=decay, activation="linear",
-        samples=400, replicas=2, tolerance=1e-13, gradient_tolerance=1e-13, kernels_at=(0, 10, -1), rng=1,
+        samples=400, replicas=2, tol=1e-13, gradient_tol=1e-13, kernels_at=(0, 10, -1), rng=1,
     )  # fmt: skip
     np.testing.assert_allclose(run.outputs, exact.outputs, atol=1e-9)
     np.testing.assert_allclose(run.test_outputs, exact.predict(new), atol=1e-9)
@@ -101,7 +101,7 @@ def test_final_kernel_predicts_a_deep_network():
     X, y, new = r.standard_normal((5, 10)), np.sign(r.standard_normal(5)), r.standard_normal((3, 10))
     run = march_montecarlo(
         X, y, X_test=new, depth=2, gamma0=2.0, steps=np.full(600, 0.03), weight_decay=0.4, activation="relu", samples=400,
-        replicas=2, tolerance=1e-2, gradient_tolerance=3e-2, settle=200, rng=0,
+        replicas=2, tol=1e-2, gradient_tol=3e-2, settle=200, rng=0,
     )  # fmt: skip
     f = np.concatenate([run.outputs[-1], run.test_outputs[-1]])
     apart = np.abs(run.kernel_outputs - f).max()
@@ -140,8 +140,8 @@ def test_a_users_activation_and_test_points_do_not_disturb_training():
 def test_too_few_samples_and_divergence_are_reported():
     X, y = task(4)
     few = march_montecarlo(
-        X, y, depth=2, gamma0=1.0, steps=np.full(30, 0.1), activation="relu", samples=24, replicas=2, tolerance=1e-6,
-        gradient_tolerance=1e-6, rng=0,
+        X, y, depth=2, gamma0=1.0, steps=np.full(30, 0.1), activation="relu", samples=24, replicas=2, tol=1e-6,
+        gradient_tol=1e-6, rng=0,
     )  # fmt: skip
     assert few.status is Status.UNRELIABLE
     assert few.samples_needed >= 48
@@ -154,7 +154,7 @@ def test_too_few_samples_and_divergence_are_reported():
     [
         ({"samples": 10}, "samples"), ({"replicas": 1}, "replicas"), ({"steps": [0.0]}, "steps"), ({"y": None}, "y"),
         ({"y": np.ones(3)}, "y"), ({"kernel": np.eye(4)}, "X, kernel"), ({"kernels_at": (7,)}, "kernels_at"),
-        ({"activation": "nothing"}, "activation"), ({"X_test": np.ones((2, 3))}, "X_test"), ({"tolerance": 0.0}, "tolerance"),
+        ({"activation": "nothing"}, "activation"), ({"X_test": np.ones((2, 3))}, "X_test"), ({"tol": 0.0}, "tol"),
         ({"settle": 1}, "settle"),
     ],
 )  # fmt: skip

@@ -48,7 +48,7 @@ def test_linear_activation_has_no_sampling_error(depth, decay):
     exact = march(X, Y, depth=depth, gamma0=1.0, steps=steps, weight_decay=decay)
     run = march_montecarlo(
         X, Y, X_test=new, depth=depth, gamma0=1.0, steps=steps, weight_decay=decay, activation="linear",
-        samples=400, replicas=2, tolerance=1e-13, gradient_tolerance=1e-13, kernels_at=(0, -1), rng=1,
+        samples=400, replicas=2, tol=1e-13, gradient_tol=1e-13, kernels_at=(0, -1), rng=1,
     )  # fmt: skip
     assert run.status is Status.CONVERGED
     np.testing.assert_allclose(run.outputs, exact.outputs, atol=1e-9)

@@ -29,7 +29,7 @@ def test_steps_follow_stiff_flows():
         calls += 1
         return rates * (1 - x)
 
-    *_, last = chebyshev_steps(drive, np.full(40, 2.0), end=2.0, tolerance=1e-3)
+    *_, last = chebyshev_steps(drive, np.full(40, 2.0), end=2.0, tol=1e-3)
     assert last.end == 2.0
     np.testing.assert_allclose(last.after, 1 + np.exp(-2 * rates), atol=1e-2)
     assert calls < 0.25 * 2.0 * rates[-1] / 2  # the number of stable Euler steps
@@ -38,13 +38,13 @@ def test_steps_follow_stiff_flows():
         return -rates * x - x**3 + np.roll(x, 1) + np.roll(x, -1) - 2 * x
 
     start = np.random.default_rng(0).standard_normal(40)
-    steps = list(chebyshev_steps(nonlinear, start, end=3.0, tolerance=1e-5))
+    steps = list(chebyshev_steps(nonlinear, start, end=3.0, tol=1e-5))
     reference = solve_ivp(lambda t, x: nonlinear(x), (0, 3), start, method="Radau", rtol=1e-9, atol=1e-11, dense_output=True)
     for step in steps[:: len(steps) // 7]:
         middle = 0.3 * step.start + 0.7 * step.end
         np.testing.assert_allclose(step.at(middle), reference.sol(middle), atol=2e-4)
     errors = [
-        np.abs(list(chebyshev_steps(nonlinear, start, end=3.0, tolerance=tol))[-1].after - reference.y[:, -1]).max()
+        np.abs(list(chebyshev_steps(nonlinear, start, end=3.0, tol=tol))[-1].after - reference.y[:, -1]).max()
         for tol in (1e-3, 1e-6)
     ]
     assert errors[1] < 1e-6 < errors[0]
@@ -73,7 +73,7 @@ def test_linear_networks_reach_the_closed_form():
     C = X @ X.T / 10
     run = relax(
         X, y, X_test=new, gamma0=1.5, weight_decay=0.7, activation="linear", times=[0, 0.5, 40], samples=200, replicas=2,
-        tolerance=1e-3, rng=0,
+        tol=1e-3, rng=0,
     )  # fmt: skip
 
     def excess(a):
@@ -100,8 +100,8 @@ def test_the_path_is_the_one_of_short_steps():
     picks, half = [0, 100, 400, 1600], [0, 50, 200, 800]
     truth = 2 * fine.outputs[picks] - coarse.outputs[half]
     unseen = 2 * fine.test_outputs[picks] - coarse.test_outputs[half]
-    for tolerance, bound in ((1e-2, 2e-2), (1e-4, 5e-4)):
-        run = relax(X, y, times=times, tolerance=tolerance, **settings)
+    for tol, bound in ((1e-2, 2e-2), (1e-4, 5e-4)):
+        run = relax(X, y, times=times, tol=tol, **settings)
         assert np.abs(run.outputs - truth).max() < min(bound, 2 * run.error.max() + 1e-4)
         assert np.abs(run.test_outputs - unseen).max() < bound
         assert run.evaluations < 400
@@ -204,7 +204,7 @@ def test_same_seed_same_result_and_kernel_input():
     [
         ({"times": [0.0]}, "times"), ({"times": [0.1, 1.0]}, "times"), ({"times": [0.0, 2.0, 1.0]}, "times"),
         ({"y": np.ones((6, 2))}, "y"), ({"y": None}, "y"), ({"kernel": np.eye(6)}, "X, kernel"), ({"kink": 0.0}, "kink"),
-        ({"tolerance": -1.0}, "tolerance"), ({"samples": 10}, "samples"), ({"replicas": 1}, "replicas"),
+        ({"tol": -1.0}, "tol"), ({"samples": 10}, "samples"), ({"replicas": 1}, "replicas"),
         ({"gamma0": 0.0}, "gamma0"), ({"weight_decay": -1.0}, "weight_decay"), ({"activation": "nothing"}, "activation"),
     ],
 )  # fmt: skip

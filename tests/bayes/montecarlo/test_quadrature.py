@@ -159,7 +159,7 @@ def test_tanh_on_two_points_against_adaptive_quadrature():
 @pytest.mark.parametrize("activation", ["relu", "gelu", "tanh"])
 def test_first_order_in_gamma_squared(activation):
     X, y = data(2)
-    first = solve_perturbation(X, y, depth=2, activation=activation, gamma0=0.0, beta=5.0, rng=1, tolerance=3e-3)
+    first = solve_perturbation(X, y, depth=2, activation=activation, gamma0=0.0, beta=5.0, rng=1, tol=3e-3)
     setting = {"depth": 2, "beta": 5.0, "activation": activation}
     lazy = solve_quadrature(X, y, gamma0=0.0, **setting)
     np.testing.assert_allclose(lazy.kernels, first.lazy_kernels, atol=1e-9)
