@@ -45,7 +45,7 @@ def _density(task: Task, activation: str, gamma0: float, quick: bool, rng: np.ra
     theory_rng, density_rng, net_rng = rng.spawn(3)
     theory = solve_montecarlo(task.X, task.y, **settings, beta=BETA, tol=tol, rng=theory_rng, raise_on_failure=False)
     image = task.X[:1]
-    law = theory.density(image, layer=DEPTH, rng=density_rng)
+    law = theory.density(image, layer=DEPTH, particles=2**15, rng=density_rng)
     sampled = sample_posterior(
         task.X, task.y, **settings, width=width, beta=BETA, chains=networks, samples=4, dtype=np.float32, rng=net_rng
     )

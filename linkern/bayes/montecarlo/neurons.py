@@ -35,7 +35,7 @@ _HASTY_ACCEPTANCE, _HASTY = 0.75, 0.9
 # Steps scatter, against resonances. Changes of the logarithm of the step per missing acceptance on the way to gamma0.
 _JITTER, _EARLY_GAIN = 0.1, 0.3
 # Activations of all networks from which on threads gain.
-_WORTH_THREADS = 2 * 10**5
+_WORTH_THREADS = 10**5
 
 
 class Neurons:

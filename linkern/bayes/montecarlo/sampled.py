@@ -127,10 +127,17 @@ class SampledSolution(Solution):
         """Return Phi^0, .., Phi^L among (M, D) new inputs, (L + 1, M, M), positive semi-definite; see `pairs` for `rng`."""
         return pair_kernels(self.sample, self.sections, self._inputs(), X_new, self._variances, rng=rng)
 
-    def density(self, X_new: ArrayLike, *, layer: int, rng: int | np.random.Generator | None = None) -> observables.Density:
-        """Return the density of the preactivation of `layer` (1..L) at each of (M, D) inputs, with error band."""
-        new = self.inputs(X_new)
-        return observables.preactivation_density(self.sample, self.sections, new, self._variances, layer=layer, rng=rng)
+    def density(
+        self, X_new: ArrayLike, *, layer: int, particles: int = 4096, rng: int | np.random.Generator | None = None
+    ) -> observables.Density:
+        """Return the density of the preactivation of `layer` (1..L) at each of (M, D) inputs, with error band.
+
+        `particles` neurons are averaged over; more of them smooth tails that few neurons make.
+        """
+        new, g = self.inputs(X_new), self._variances
+        return observables.preactivation_density(
+            self.sample, self.sections, new, g, layer=layer, particles=particles, rng=rng
+        )  # fmt: skip
 
     def preactivations(self, size: int, *, layer: int, rng: int | np.random.Generator | None = None) -> Floats:
         """Draw `size` neurons of `layer` (1..L): (size, P) preactivations at the training inputs."""

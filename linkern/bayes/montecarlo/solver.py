@@ -127,43 +127,22 @@ def solve_montecarlo(
     Labels that an activation's symmetry forbids (even labels of an odd activation) or inputs do not reach leave kernels lazy.
     Only the branch that continues the lazy solution is found; `sweep_montecarlo` looks for others.
 
-    Activations of degree one at strong feature learning and low temperature put much of the kernel into few, strongly active
-    neurons. Proposals hold their directions, found by descent; particles find them slowly, and an importance sample from scratch
-    looks for them (`lobes`): the status is UNRELIABLE where they are missing.
-
     Cost of proposals: some 20 steps of 8192 samples or more, then averages over as many as `tol` takes: 5 to 9 products S P^2 per
     iteration of the equations and layer. Of particles: the same, after each round of moves of about 10 products S P^2 per layer
-    (4 per kick); some 70 rounds to arrive, then 2 per snapshot. Errors fall as 1/sqrt(S). Memory: three times the pool. Where
-    the radius is not integrated out, identities of the particles' law are control variates of their kernels (`stein`): 4 to 16
-    times fewer snapshots (tanh, standardised digits, L = 3), half as many where activations saturate.
+    (4 per kick); some 70 rounds to arrive, then 2 per snapshot. Of networks with one hidden layer: 40 rungs, 25 to 105 turns to
+    settle (5 and P/2 with more than 100 points) and 12 or more to average over, of 1.5 over the step kicks (6 for smooth
+    activations, 10 to 40 for kinks at beta = 50), each 3 products 8 N P^2 (4 N P^2 of a smaller N). Of networks with more: some
+    100 trajectories of 8 N neurons, of pi/2 over the step kicks (20 and 100 or more), each 5 products 8 N P^2 and 8 eigenproblems
+    of size P per layer. Errors fall as 1/sqrt(samples). Memory: three times the pool.
 
-    With kinks, two or more layers and many points (ReLU, L = 2, P = 50 digits) proposals and particles may both fail at strong
-    learning, where labels break the symmetry between classes and there are several solutions; networks settle in one of them, and
-    say so where several of them differ.
+    What standard errors do not know: activations of degree one put much of the kernel into few, strongly active neurons, which
+    particles find slowly; `lobes` and the status tell. Networks of one hidden layer are biased by O(1/N) and by what a step
+    leaves, 0.1 to 0.4 % at the default width up to 100 points, overlaps up to twice that (measured); `residual` is some three
+    times that. Half of them come from beyond gamma0, so that what is slow shows as a difference, and they settle until the
+    participation of tilts, <tau>^2/<tau^2>, hardly falls. With more than 100 points neurons are helped in and out of lobes by
+    umbrella sampling (`levelling`). Networks of more layers are biased by O(1/N^2), which `residual` tells the order of.
 
-    Networks of one hidden layer, whose neurons are accepted one by one, bias kernels by O(1/N) and by what a step leaves: 0.1 to
-    0.4 % at the default width up to 100 points, overlaps up to twice that (measured), which standard errors do not know;
-    `residual` is some three times that. Half of them come from twice gamma0: what is slow (smooth activations, many points)
-    shows as a difference, for which they wait, and which the status tells if it stays. What both halves have to leave alike,
-    lobes of activations of degree one, does not show. They settle until the participation of tilts, <tau>^2/<tau^2>, which is
-    far above what it will be, hardly falls: digits as they are, P = 50, are 0.4 to 0.8 % off then, and were 2 % off after 20
-    turns, which no other certificate showed. With more than 100 points neurons are helped in and out of lobes by umbrella
-    sampling (`levelling`). On 200 standardised digits (ReLU) kernels are some 0.4 % from those of longer runs of wider networks,
-    and were 1.3 % from them without; on digits as they are 0.5 %, y^T Phi y is 1.5 % high and falls for three times as long.
-    Cost: 40 rungs, 25 to 105 turns to settle (5 and 3 P/4 with more than 100 points) and 12 or more to average over, of 1.5 over
-    the step kicks (6 for smooth activations, 10 to 40 for kinks at beta = 50), each 3 products 8 N P^2 (4 N P^2 of a smaller N).
-
-    Networks of more layers are biased by O(1/N^2), which `residual` tells the order of. Cost: some 100 trajectories of 8 N
-    neurons, of pi/2 over the step kicks (20 for smooth activations, 100 and more for kinks), each 5 products 8 N P^2 and 8
-    eigenproblems of size P per layer.
-
-    Particles whose law has lobes along one line, as that of saturating activations has, cross between them under an `umbrella`.
-    Where there are more (tanh, 200 digits as they are) they may lose the solution at low temperature, and networks remember.
-
-    Digits, gamma0 = 1, beta = 50, two cores with threadpoolctl. Every pixel standardised, ReLU: 3 s for P = 50, L = 1; 35 s for
-    P = 200, L = 1; 8 to 20 s for P = 50, L = 2 and 3. tanh: 2 s, 18 s and 9 to 20 s. As they are, P = 50: ReLU 15 s for L = 1, 2
-    to 3 minutes for L = 2 and 3 (UNRELIABLE there); tanh 10 s and 30 to 65 s. P = 200, L = 1, ReLU: 95 s; centred row by row
-    2 to 3 minutes, UNRELIABLE, for networks forget slowly which of their neurons are in lobes.
+    `docs/nonlinear_kernels.md` in the repository has times and true errors as measured, and says what to do with a status.
     """
     task = Task.checked(X, y, kernel, depth, gamma0, beta, activation, prior_variances)
     tol = checks.positive("tol", tol)
