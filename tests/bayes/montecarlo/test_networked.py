@@ -313,7 +313,7 @@ def test_networks_do_not_wait_for_an_agreement_out_of_reach(apart, waits):
         ("relu", 40, [1.0], 20),
         ("relu", 40, [0.4, 0.7, 0.9, 1.0], 40),
         ("relu", 40, [0.5] * 20, 100),
-        ("relu", 120, [], 90),
+        ("relu", 120, [], 60),
         ("tanh", 120, [1.0], 30),
         ("tanh", 480, [1.0], 120),
     ],
