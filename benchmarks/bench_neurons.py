@@ -10,9 +10,9 @@ import time
 import numpy as np
 from table import report
 
-from linkern.bayes.montecarlo.network import Networks
-from linkern.bayes.montecarlo.neurons import Neurons
 from linkern.bayes.montecarlo.task import Task
+from linkern.bayes.montecarlo.wide.network import Networks
+from linkern.bayes.montecarlo.wide.neurons import Neurons
 from linkern.data import digits
 from linkern.numerics.threads import blas_in_one_thread
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from linkern.bayes import solve_perturbation
 from linkern.bayes.montecarlo import solve_montecarlo
-from linkern.bayes.montecarlo.sites import SaddleSample
+from linkern.bayes.montecarlo.observables.sites import SaddleSample
 from linkern.bayes.perturbation_truncation import missing_terms
 from linkern.data import Task, digits
 from linkern.plotting import points_with_errors, shades

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from linkern.bayes.montecarlo import solve_quadrature
-from linkern.bayes.montecarlo.predict import NewInputs
+from linkern.bayes.montecarlo.observables.predict import NewInputs
 from linkern.bayes.width import solve_width
 from linkern.bayes.width.nonlinear import solve_width_nonlinear
 from linkern.bayes.width.nonlinear_sampled import neuron_prior, solve_width_nonlinear_sampled

@@ -1,7 +1,7 @@
 """Nonlinear networks of infinite width in the Bayesian ensemble: adaptive kernels, by sampling neurons or by quadrature."""
 
-from linkern.bayes.montecarlo.compare import compare_predictors
-from linkern.bayes.montecarlo.quadrature import QuadratureSolution, solve_quadrature
+from linkern.bayes.montecarlo.observables.compare import compare_predictors
+from linkern.bayes.montecarlo.quadrature.solve import QuadratureSolution, solve_quadrature
 from linkern.bayes.montecarlo.solution import MonteCarloSolution
 from linkern.bayes.montecarlo.solver import solve_montecarlo
 from linkern.bayes.montecarlo.sweep import sweep_montecarlo

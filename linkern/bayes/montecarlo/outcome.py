@@ -14,9 +14,9 @@ from scipy import stats
 from linkern.bayes.montecarlo.anneal import Rung
 from linkern.bayes.montecarlo.carry import carry, few
 from linkern.bayes.montecarlo.lobes import LobeCheck
+from linkern.bayes.montecarlo.observables.sites import SaddleSample, SiteEnsemble
 from linkern.bayes.montecarlo.saddle import Found, Problem, State, solve_on
 from linkern.bayes.montecarlo.samples import SampledLayer
-from linkern.bayes.montecarlo.sites import SaddleSample, SiteEnsemble
 from linkern.numerics.threads import side_by_side
 
 __all__ = ["Average", "Outcome", "averaged", "pareto_k", "pooled_solution", "relative_errors", "strength"]

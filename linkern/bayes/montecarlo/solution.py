@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from linkern.bayes.montecarlo.anneal import Rung
 from linkern.bayes.montecarlo.lobes import LobeCheck
-from linkern.bayes.montecarlo.sampled import SampledSolution
+from linkern.bayes.montecarlo.observables.sampled import SampledSolution
 
 __all__ = ["MonteCarloSolution"]
 

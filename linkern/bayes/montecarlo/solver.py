@@ -25,13 +25,13 @@ from linkern import checks
 from linkern.activations import Activation
 from linkern.bayes.montecarlo.anneal import Ensemble, Rung
 from linkern.bayes.montecarlo.importance import OutOfReachError, Proposals, proposed
-from linkern.bayes.montecarlo.networked import networked, population_for
+from linkern.bayes.montecarlo.observables.sites import SaddleSample
 from linkern.bayes.montecarlo.outcome import Outcome
 from linkern.bayes.montecarlo.pool import pooled
 from linkern.bayes.montecarlo.saddle import Problem
-from linkern.bayes.montecarlo.sites import SaddleSample
 from linkern.bayes.montecarlo.solution import MonteCarloSolution
 from linkern.bayes.montecarlo.task import Task
+from linkern.bayes.montecarlo.wide.networked import networked, population_for
 from linkern.numerics.threads import blas_in_one_thread
 from linkern.solution import ConvergenceError, Status
 

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from linkern.activations import Activation
-from linkern.bayes.montecarlo.estimate import Estimate, over_sections
-from linkern.bayes.montecarlo.predict import NewInputs, regress
-from linkern.bayes.montecarlo.sites import SaddleSample
-from linkern.bayes.montecarlo.smoothing import smoothed_moments
+from linkern.bayes.montecarlo.observables.estimate import Estimate, over_sections
+from linkern.bayes.montecarlo.observables.predict import NewInputs, regress
+from linkern.bayes.montecarlo.observables.sites import SaddleSample
+from linkern.bayes.montecarlo.observables.smoothing import smoothed_moments
 from linkern.bayes.montecarlo.solution import MonteCarloSolution
 from linkern.bayes.montecarlo.solver import solve_montecarlo
 from linkern.bayes.width.nonlinear import NeuronEnsemble, NonlinearWidthSolution, solve_width_nonlinear

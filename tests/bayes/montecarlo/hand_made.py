@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from linkern import activations
-from linkern.bayes.montecarlo.sites import SaddleSample, SiteEnsemble
+from linkern.bayes.montecarlo.observables.sites import SaddleSample, SiteEnsemble
 
 
 def root_of(base):

@@ -5,8 +5,8 @@ import pytest
 
 from linkern.bayes import solve_linear
 from linkern.bayes.montecarlo import solve_montecarlo, solve_quadrature
-from linkern.bayes.montecarlo.predict import NewInputs, predict
-from linkern.bayes.montecarlo.sites import SaddleSample
+from linkern.bayes.montecarlo.observables.predict import NewInputs, predict
+from linkern.bayes.montecarlo.observables.sites import SaddleSample
 
 REPEATS = 300
 PARTICLES = ("relu", 2, 1), ("tanh", 2, 1), ("linear", 4, 1), ("linear", 3, 2), ("relu", 2, 2), ("tanh", 2, 2)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from linkern.bayes.montecarlo.levelling import Levelling
+from linkern.bayes.montecarlo.wide.levelling import Levelling
 
 
 def adapted(tau, rounds=200):

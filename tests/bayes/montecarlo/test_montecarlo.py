@@ -9,8 +9,8 @@ from scipy import stats
 from linkern import activations
 from linkern.bayes import solve_linear
 from linkern.bayes.montecarlo import solve_montecarlo, solve_quadrature, solver
-from linkern.bayes.montecarlo.estimate import Estimate
-from linkern.bayes.montecarlo.predict import NewInputs, predict
+from linkern.bayes.montecarlo.observables.estimate import Estimate
+from linkern.bayes.montecarlo.observables.predict import NewInputs, predict
 from linkern.lazy import layer_kernels
 from linkern.solution import ConvergenceError, Status, load_npz
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from linkern.bayes.montecarlo.network import Networks
 from linkern.bayes.montecarlo.task import Task
+from linkern.bayes.montecarlo.wide.network import Networks
 
 
 def networks(X, y, n, width, *, depth=1, activation="relu", gamma0=1.5, beta=20.0, prior_variances=1.0, rungs=12, seed=1):

@@ -8,9 +8,10 @@ import pytest
 from scipy import stats
 
 from linkern.bayes import solve_linear
-from linkern.bayes.montecarlo import agreement, network, solve_montecarlo, solve_quadrature, solver
-from linkern.bayes.montecarlo import networked as module
-from linkern.bayes.montecarlo.networked import population_for
+from linkern.bayes.montecarlo import solve_montecarlo, solve_quadrature, solver
+from linkern.bayes.montecarlo.wide import agreement, network
+from linkern.bayes.montecarlo.wide import networked as module
+from linkern.bayes.montecarlo.wide.networked import population_for
 from linkern.lazy import layer_kernels
 from linkern.solution import ConvergenceError, Status
 

@@ -5,10 +5,10 @@ import pytest
 from scipy import integrate, special, stats
 
 from linkern import activations
-from linkern.bayes.montecarlo import neuron_moves, neurons
-from linkern.bayes.montecarlo.neuron_moves import work
-from linkern.bayes.montecarlo.neurons import Neurons
 from linkern.bayes.montecarlo.task import Task
+from linkern.bayes.montecarlo.wide import neuron_moves, neurons
+from linkern.bayes.montecarlo.wide.neuron_moves import work
+from linkern.bayes.montecarlo.wide.neurons import Neurons
 from linkern.numerics.threads import blas_in_one_thread
 
 GAMMA0, BETA, G = 1.1, 6.0, (1.2, 0.7)

@@ -6,9 +6,9 @@ from scipy import stats
 
 from bayes.montecarlo.hand_made import cubature, deep_linear, hermite, lazy_in_sections, tilted
 from linkern.bayes import solve_linear
-from linkern.bayes.montecarlo.observables import alignment, overlaps, preactivation_density, sample_preactivations
-from linkern.bayes.montecarlo.predict import NewInputs
-from linkern.bayes.montecarlo.quadrature import solve_quadrature
+from linkern.bayes.montecarlo.observables.features import alignment, overlaps, preactivation_density, sample_preactivations
+from linkern.bayes.montecarlo.observables.predict import NewInputs
+from linkern.bayes.montecarlo.quadrature.solve import solve_quadrature
 from linkern.networks import sample_posterior
 
 

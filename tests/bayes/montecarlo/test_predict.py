@@ -11,13 +11,20 @@ from scipy.optimize import brentq
 from bayes.montecarlo.hand_made import cubature, deep_linear, hermite, lazy_in_sections, tilted
 from linkern import activations, lazy
 from linkern.bayes import solve_linear
-from linkern.bayes.montecarlo.compare import compare_predictors
-from linkern.bayes.montecarlo.estimate import over_sections
-from linkern.bayes.montecarlo.pairs import pair_kernels
-from linkern.bayes.montecarlo.predict import Extension, NewInputs, new_kernels, new_variances, predict, prediction_error
-from linkern.bayes.montecarlo.quadrature import solve_quadrature
-from linkern.bayes.montecarlo.sampled import SampledSolution
-from linkern.bayes.montecarlo.smoothing import smoothed_moments
+from linkern.bayes.montecarlo.observables.compare import compare_predictors
+from linkern.bayes.montecarlo.observables.estimate import over_sections
+from linkern.bayes.montecarlo.observables.pairs import pair_kernels
+from linkern.bayes.montecarlo.observables.predict import (
+    Extension,
+    NewInputs,
+    new_kernels,
+    new_variances,
+    predict,
+    prediction_error,
+)
+from linkern.bayes.montecarlo.observables.sampled import SampledSolution
+from linkern.bayes.montecarlo.observables.smoothing import smoothed_moments
+from linkern.bayes.montecarlo.quadrature.solve import solve_quadrature
 from linkern.networks import sample_posterior
 from linkern.solution import Status
 

@@ -9,7 +9,7 @@ from scipy import integrate
 
 from linkern.activations import Activation, from_function, leaky_relu
 from linkern.bayes import solve_linear, solve_perturbation
-from linkern.bayes.montecarlo.quadrature import solve_quadrature
+from linkern.bayes.montecarlo.quadrature.solve import solve_quadrature
 from linkern.bayes.montecarlo.tilt import require_finite_tilt
 from linkern.solution import Status
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linkern.activations import Activation
-from linkern.bayes.montecarlo.quadrature_rule import LayerAverages, TiltedLayer, averages
+from linkern.bayes.montecarlo.quadrature.rule import LayerAverages, TiltedLayer, averages
 
 __all__ = ["Evaluation", "Problem"]
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from linkern.bayes.montecarlo.network import Snapshot
+from linkern.bayes.montecarlo.wide.network import Snapshot
 from linkern.networks.diagnostics import split_rhat
 
 __all__ = ["apart", "drift", "hysteresis", "largest_rhat", "table"]

@@ -20,17 +20,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from linkern import checks
 from linkern.activations import Activation, get
-from linkern.bayes.montecarlo.quadrature_equations import Evaluation, Problem
-from linkern.bayes.montecarlo.quadrature_newton import Step, newton
-from linkern.bayes.montecarlo.quadrature_rule import (
+from linkern.bayes.montecarlo.observables.sampled import SampledSolution
+from linkern.bayes.montecarlo.observables.sites import SaddleSample
+from linkern.bayes.montecarlo.quadrature.equations import Evaluation, Problem
+from linkern.bayes.montecarlo.quadrature.newton import Step, newton
+from linkern.bayes.montecarlo.quadrature.rule import (
     InfiniteTiltError,
     TiltedLayer,
     TooManyNodesError,
     averages,
     site_ensemble,
 )
-from linkern.bayes.montecarlo.sampled import SampledSolution
-from linkern.bayes.montecarlo.sites import SaddleSample
 from linkern.bayes.montecarlo.task import checked_data
 from linkern.bayes.montecarlo.tilt import require_finite_tilt
 from linkern.solution import ConvergenceError, Status

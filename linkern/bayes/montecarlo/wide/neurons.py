@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from linkern.bayes.montecarlo.levelling import Levelling
-from linkern.bayes.montecarlo.network import Snapshot
-from linkern.bayes.montecarlo.neuron_moves import Field, MovingNetworks
 from linkern.bayes.montecarlo.saddle import Problem
+from linkern.bayes.montecarlo.wide.levelling import Levelling
+from linkern.bayes.montecarlo.wide.network import Snapshot
+from linkern.bayes.montecarlo.wide.neuron_moves import Field, MovingNetworks
 from linkern.numerics.threads import side_by_side
 
 __all__ = ["Neurons"]

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from linkern.bayes.montecarlo import observables
-from linkern.bayes.montecarlo.estimate import Estimate, over_sections
-from linkern.bayes.montecarlo.pairs import pair_kernels
-from linkern.bayes.montecarlo.predict import NewInputs, new_kernels, new_variances, predict, prediction_error
-from linkern.bayes.montecarlo.sites import SaddleSample
+from linkern.bayes.montecarlo.observables import features
+from linkern.bayes.montecarlo.observables.estimate import Estimate, over_sections
+from linkern.bayes.montecarlo.observables.pairs import pair_kernels
+from linkern.bayes.montecarlo.observables.predict import NewInputs, new_kernels, new_variances, predict, prediction_error
+from linkern.bayes.montecarlo.observables.sites import SaddleSample
 from linkern.solution import Solution, save_npz
 
 __all__ = ["SampledSolution"]
@@ -94,11 +94,11 @@ class SampledSolution(Solution):
 
     def alignment(self) -> Estimate:
         """Return the kernel-target alignment Tr(Y^T Phi^l Y)/(|Phi^l| |Y^T Y|) of every layer l = 0..L."""
-        return observables.alignment(self.sample, self.sections, self.labels)
+        return features.alignment(self.sample, self.sections, self.labels)
 
     def overlaps(self) -> Estimate:
         """Return Tr(Y^T Phi^l Y)/P of every layer l = 0..L."""
-        return observables.overlaps(self.sample, self.sections, self.labels)
+        return features.overlaps(self.sample, self.sections, self.labels)
 
     def predict(self, X_new: ArrayLike) -> Floats:
         """Return f at (M, D) new inputs, (M,) or (M, O); `prediction` has the errors."""
@@ -129,19 +129,19 @@ class SampledSolution(Solution):
 
     def density(
         self, X_new: ArrayLike, *, layer: int, particles: int = 4096, rng: int | np.random.Generator | None = None
-    ) -> observables.Density:
+    ) -> features.Density:
         """Return the density of the preactivation of `layer` (1..L) at each of (M, D) inputs, with error band.
 
         `particles` neurons are averaged over; more of them smooth tails that few neurons make.
         """
         new, g = self.inputs(X_new), self._variances
-        return observables.preactivation_density(
+        return features.preactivation_density(
             self.sample, self.sections, new, g, layer=layer, particles=particles, rng=rng
         )  # fmt: skip
 
     def preactivations(self, size: int, *, layer: int, rng: int | np.random.Generator | None = None) -> Floats:
         """Draw `size` neurons of `layer` (1..L): (size, P) preactivations at the training inputs."""
-        return observables.sample_preactivations(self.sample, layer, size, rng=rng)
+        return features.sample_preactivations(self.sample, layer, size, rng=rng)
 
     def inputs(self, X_new: ArrayLike) -> NewInputs:
         """What observables need to know of (M, D) inputs, training inputs included."""

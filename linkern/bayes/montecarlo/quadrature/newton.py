@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from linkern.bayes.montecarlo.quadrature_rule import InfiniteTiltError, TooManyNodesError
+from linkern.bayes.montecarlo.quadrature.rule import InfiniteTiltError, TooManyNodesError
 from linkern.solution import ConvergenceError
 
 __all__ = ["Step", "newton"]

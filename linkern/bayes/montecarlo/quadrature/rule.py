@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from linkern.activations import Activation
-from linkern.bayes.montecarlo.quadrature_cones import RANK_TOLERANCE, TooManyNodesError, directions, radial_rule
-from linkern.bayes.montecarlo.sites import SiteEnsemble
+from linkern.bayes.montecarlo.observables.sites import SiteEnsemble
+from linkern.bayes.montecarlo.quadrature.cones import RANK_TOLERANCE, TooManyNodesError, directions, radial_rule
 
 __all__ = ["InfiniteTiltError", "LayerAverages", "TiltedLayer", "TooManyNodesError", "averages", "site_ensemble"]
 

@@ -12,9 +12,9 @@ from scipy import linalg
 from linkern.bayes.montecarlo.averages import View
 from linkern.bayes.montecarlo.carry import carry, few
 from linkern.bayes.montecarlo.law import Samples, Tilt, roots_of
-from linkern.bayes.montecarlo.network import Snapshot
+from linkern.bayes.montecarlo.observables.sites import SaddleSample, SiteEnsemble
 from linkern.bayes.montecarlo.saddle import Problem
-from linkern.bayes.montecarlo.sites import SaddleSample, SiteEnsemble
+from linkern.bayes.montecarlo.wide.network import Snapshot
 from linkern.numerics.threads import side_by_side
 
 __all__ = ["network_sites"]

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from linkern import checks
-from linkern.bayes.montecarlo.estimate import Estimate, over_sections
-from linkern.bayes.montecarlo.predict import Extension, NewInputs
-from linkern.bayes.montecarlo.sites import SaddleSample, SiteEnsemble
+from linkern.bayes.montecarlo.observables.estimate import Estimate, over_sections
+from linkern.bayes.montecarlo.observables.predict import Extension, NewInputs
+from linkern.bayes.montecarlo.observables.sites import SaddleSample, SiteEnsemble
 
 __all__ = ["Density", "alignment", "overlaps", "preactivation_density", "sample_preactivations"]
 

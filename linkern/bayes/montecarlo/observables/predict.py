@@ -23,9 +23,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import linalg
 
 from linkern import checks
-from linkern.bayes.montecarlo.estimate import Estimate, over_sections
-from linkern.bayes.montecarlo.sites import SaddleSample, SiteEnsemble
-from linkern.bayes.montecarlo.smoothing import smoothed_moments
+from linkern.bayes.montecarlo.observables.estimate import Estimate, over_sections
+from linkern.bayes.montecarlo.observables.sites import SaddleSample, SiteEnsemble
+from linkern.bayes.montecarlo.observables.smoothing import smoothed_moments
 
 __all__ = ["Extension", "NewInputs", "new_kernels", "new_variances", "predict", "prediction_error", "regress"]
 

@@ -25,15 +25,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from linkern.bayes.montecarlo.agreement import apart, drift, hysteresis, largest_rhat, table
 from linkern.bayes.montecarlo.anneal import Rung
 from linkern.bayes.montecarlo.law import Samples
-from linkern.bayes.montecarlo.network import Networks, Snapshot
-from linkern.bayes.montecarlo.network_sites import network_sites
-from linkern.bayes.montecarlo.neurons import Neurons
 from linkern.bayes.montecarlo.outcome import Outcome, relative_errors
 from linkern.bayes.montecarlo.saddle import Problem
 from linkern.bayes.montecarlo.task import Task
+from linkern.bayes.montecarlo.wide.agreement import apart, drift, hysteresis, largest_rhat, table
+from linkern.bayes.montecarlo.wide.network import Networks, Snapshot
+from linkern.bayes.montecarlo.wide.network_sites import network_sites
+from linkern.bayes.montecarlo.wide.neurons import Neurons
 
 __all__ = ["networked", "population_for"]
 

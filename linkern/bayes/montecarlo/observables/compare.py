@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from linkern import checks
-from linkern.bayes.montecarlo.predict import predict
-from linkern.bayes.montecarlo.sampled import SampledSolution
+from linkern.bayes.montecarlo.observables.predict import predict
+from linkern.bayes.montecarlo.observables.sampled import SampledSolution
 from linkern.lazy import nngp_predict, ntk_predict
 
 __all__ = ["Prediction", "compare_predictors"]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from linkern import checks
-from linkern.bayes.montecarlo.sites import SaddleSample
+from linkern.bayes.montecarlo.observables.sites import SaddleSample
 
 __all__ = ["Estimate", "over_sections"]
 

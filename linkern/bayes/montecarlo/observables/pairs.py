@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from linkern import checks
-from linkern.bayes.montecarlo.estimate import Estimate, over_sections
-from linkern.bayes.montecarlo.predict import NewInputs, regress
-from linkern.bayes.montecarlo.sites import SaddleSample
-from linkern.bayes.montecarlo.smoothing import smoothed_moments
+from linkern.bayes.montecarlo.observables.estimate import Estimate, over_sections
+from linkern.bayes.montecarlo.observables.predict import NewInputs, regress
+from linkern.bayes.montecarlo.observables.sites import SaddleSample
+from linkern.bayes.montecarlo.observables.smoothing import smoothed_moments
 
 __all__ = ["pair_kernels"]
 

@@ -30,8 +30,8 @@ from scipy import linalg
 
 from linkern.activations.kinks import averaged_slope
 from linkern.bayes.montecarlo.law import Samples
-from linkern.bayes.montecarlo.levelling import Levelling
 from linkern.bayes.montecarlo.saddle import Problem
+from linkern.bayes.montecarlo.wide.levelling import Levelling
 from linkern.networks.noise import standard_normal
 
 __all__ = ["Field", "MovingNetworks", "work"]

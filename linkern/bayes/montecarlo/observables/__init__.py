@@ -1,0 +1,1 @@
+"""What is read off a solution, whatever found it: kernels, predictions, densities, and their errors."""

@@ -1,0 +1,1 @@
+"""Wide finite networks as samples of single neurons: no equation is solved."""
