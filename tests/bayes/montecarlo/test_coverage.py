@@ -74,8 +74,11 @@ def coverage(method, activation, P, depth, repeats=REPEATS, seed=0):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "activation", "P", "depth"), CASES)
-def test_intervals_cover(method, activation, P, depth):
-    """95 %, of which 300 runs leave a standard deviation of 1.3 %."""
-    for name, (share, _) in coverage(method, activation, P, depth).items():
-        assert 0.92 < share < 0.98, f"{name}: {share:.1%}"
+@pytest.mark.parametrize("method", ["particles", "importance", "networks"])
+def test_intervals_cover(method):
+    """95 %, of which 300 runs leave a standard deviation of 1.3 %, and those of all problems together a third to half of it."""
+    shares = [{name: share for name, (share, _) in coverage(*case).items()} for case in CASES if case[0] == method]
+    for name in shares[0]:
+        each = np.array([problem[name] for problem in shares])
+        assert (np.abs(each - 0.95) < 0.05).all(), f"{name}: {each}"
+        assert 0.93 < each.mean() < 0.97, f"{name}: {each}"
