@@ -59,7 +59,7 @@ def _details(data: Task, solution: MonteCarloSolution, width: int, networks: int
     """Both kernels, and densities at the first training and the last test image from theory and networks."""
     theory_rng, net_rng = rng.spawn(2)
     x = np.stack([data.X[0], data.X_test[-1]])
-    found = solution.density(x, layer=1, particles=2**15, rng=theory_rng)
+    found = solution.density(x, layer=1, rng=theory_rng)
     nets = sample_posterior(
         data.X, data.y, gamma0=GAMMA0, width=width, samples=4, burn_in=100, chains=networks, rng=net_rng, **NETWORK
     )
