@@ -47,7 +47,7 @@ METHODS = ("auto", "importance", "networks", "particles")
 # layer and if there are more, networks are sooner there. With one hidden layer and up to so many they are before particles, too.
 _LARGEST_RANK, _MOST_POINTS, _FEW = 100, (30, 100), 100
 # Bytes of stored particles that bound the number of snapshots.
-_MEMORY = 100e6
+_MEMORY = 120e6
 # Beyond these the weights, the equations or the domain are not what an average can be built on.
 _LARGEST_RESIDUAL, _MOST_BENT, _LARGEST_PARETO = 0.1, 0.02, 0.7
 
@@ -100,7 +100,7 @@ def solve_montecarlo(
         networks 8 times the width N of the wider ones, by default 4 P or 512, and with one hidden layer 12 P or 768, times
         .007/tol if that is more than 1; with activations of degree one and more than 100 points 4 times N, by default 6 P.
     max_samples : int, optional
-        Most particles x snapshots to pool per layer; by default what 100 MB hold, or 400 snapshots of networks.
+        Most particles x snapshots to pool per layer; by default what 120 MB hold, or 400 snapshots of networks.
     rng : int or Generator
     raise_on_failure : bool
         Whether an answer that cannot be vouched for raises `ConvergenceError` (which carries it) or is returned with its status.
