@@ -50,8 +50,8 @@ _NEURONS_PER_POINT, _LEAST_NEURONS, _COARSE, _WIDER = 12, 768, 0.007, 8
 # gamma0 of the first rung over the last; with one hidden layer, rungs, how far half of the networks go beyond, for how many
 # turns. How many turns it takes all to settle, at least, per point, and per point under an umbrella: with many points more
 # neurons are active on the way up than in the end. On 200 standardised digits (ReLU) their share was .09 then, .04 after 50
-# turns, and falls to .025. Under an umbrella kernels are some 0.3 % off after 100 turns, beside 0.7 % of noise, and y^T Phi y
-# 0.2 %; another 50 halve that.
+# turns, and falls to .025. Under an umbrella kernels are some 0.4 % off after 100 turns, beside 0.7 % of noise, and y^T Phi y
+# 0.2 % (five runs); after 150 no bias showed beside the noise (three runs).
 _START, _RUNGS, _BEYOND, _TURNS = 0.1, 40, 2.0, 5
 _SETTLING, _SETTLING_PER_POINT, _LEVELLING_PER_POINT = 20, 0.25, 0.5
 # As long as the participation of tilts is less than this part of what it was, so many turns more, up to a longest time. On 50
