@@ -10,6 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import linkern
+from linkern.numerics.processes import in_processes
 from linkern.solution import load_npz, save_npz
 
 __all__ = ["FIGURES", "make_figures"]
@@ -53,6 +55,10 @@ FIGURES = (
 _STYLE = Path(__file__).with_name("linkern.mplstyle")
 
 
+def _module(name: str) -> ModuleType:
+    return import_module(f"linkern.figures.{name}")
+
+
 def _code_hash() -> str:
     digest = hashlib.sha256()
     for folder in (Path(linkern.__file__).parent, Path(__file__).parent):
@@ -61,7 +67,7 @@ def _code_hash() -> str:
     return digest.hexdigest()
 
 
-def _computed(name: str, module: ModuleType, cache: Path, code: str, quick: bool, seed: int) -> tuple[dict, float]:
+def _computed(cache: Path, code: str, quick: bool, seed: int, name: str) -> tuple[dict, float]:
     """Return the figure's arrays, from the cache where code and parameters are unchanged, and the seconds they took."""
     key = hashlib.sha256(f"{code} {name} {quick} {seed}".encode()).hexdigest()[:16]
     path = cache / f"{name}-{key}.npz"
@@ -69,7 +75,7 @@ def _computed(name: str, module: ModuleType, cache: Path, code: str, quick: bool
         arrays, record = load_npz(path)
         return arrays, record["seconds"]
     start = time.perf_counter()
-    arrays = module.compute(quick, np.random.default_rng(seed))
+    arrays = _module(name).compute(quick, np.random.default_rng(seed))
     seconds = time.perf_counter() - start
     for old in cache.glob(f"{name}-*.npz"):
         old.unlink()
@@ -78,7 +84,13 @@ def _computed(name: str, module: ModuleType, cache: Path, code: str, quick: bool
 
 
 def make_figures(
-    names: Sequence[str], out: Path, *, quick: bool = True, seed: int = 0, report: Callable[[str], None] = lambda text: None
+    names: Sequence[str],
+    out: Path,
+    *,
+    quick: bool = True,
+    seed: int = 0,
+    jobs: int = 1,
+    report: Callable[[str], None] = lambda text: None,
 ) -> list[Path]:
     """Compute and draw figures; write `name.png`, `name.pdf` and `name.json` (the numbers to quote) into `out`.
 
@@ -92,6 +104,8 @@ def make_figures(
         Small sizes (a minute or so each at most) instead of those of the papers.
     seed : int
         Seed of all random numbers.
+    jobs : int
+        Figures to compute at a time, each in a process of its own; numbers do not depend on it.
     report : callable
         Called with one line of progress per figure.
 
@@ -105,11 +119,10 @@ def make_figures(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
-    code = _code_hash()
-    for name in names or FIGURES:
-        module = import_module(f"linkern.figures.{name}")
-        report(f"{name}: {module.TITLE} ...")
-        arrays, seconds = _computed(name, module, out / "cache", code, quick, seed)
+    names = names or FIGURES
+    compute = partial(_computed, out / "cache", _code_hash(), quick, seed)
+    for name, (arrays, seconds) in zip(names, in_processes(compute, names, jobs), strict=True):
+        module = _module(name)
         with plt.style.context(_STYLE):
             figure = module.draw(arrays)
             for suffix in (".png", ".pdf"):
@@ -122,5 +135,5 @@ def make_figures(
         record["numbers"] = module.numbers(arrays)
         (out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         written.append(out / f"{name}.json")
-        report(f"{name}: computed in {seconds:.1f} s")
+        report(f"{name}: {module.TITLE}; computed in {seconds:.1f} s")
     return written

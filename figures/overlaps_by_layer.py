@@ -20,7 +20,7 @@ DEPTH, BETA = 16, 5.0
 
 def _sizes(quick: bool) -> tuple[int, int, int]:
     """Width, kept samples, updates of burn-in."""
-    return (128, 80, 80) if quick else (1024, 120, 100)
+    return (128, 30, 60) if quick else (1024, 120, 100)
 
 
 def compute(quick: bool, rng: np.random.Generator) -> dict[str, NDArray[np.float64]]:

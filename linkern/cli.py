@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 import linkern
+from linkern.numerics.processes import available_cores
 from linkern.solution import ConvergenceError
 
 if TYPE_CHECKING:
@@ -46,7 +48,8 @@ def _figures(options: argparse.Namespace) -> int:
     # Matplotlib is needed for this command only.
     from linkern.figures import make_figures
 
-    written = make_figures(options.names, options.out, quick=not options.full, seed=options.seed, report=print)
+    settings = {"quick": not options.full, "seed": options.seed, "jobs": options.jobs or available_cores()}
+    written = make_figures(options.names, options.out, **settings, report=partial(print, flush=True))
     print(f"{len(written)} files in {options.out}:")
     for path in written:
         print(f"  {path}")
@@ -144,6 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument("--out", type=Path, default=Path("results"), help="output folder (default: results)")
     figures.add_argument("--full", action="store_true", help="the papers' sizes instead of the quick ones")
     figures.add_argument("--seed", type=int, default=0, help="seed of every random number")
+    figures.add_argument("--jobs", type=int, default=0, help="figures to compute at a time (default: one per core)")
     figures.set_defaults(run=_figures)
 
     solve = commands.add_parser("solve", help="solve for the adaptive Bayesian kernels of a network")
