@@ -20,6 +20,7 @@ from linkern.bayes.width import (
     solve_width_grid,
     solve_width_mean_field,
     solve_width_nonlinear,
+    solve_width_nonlinear_sampled,
     solve_width_outputs,
 )
 
@@ -43,6 +44,7 @@ __all__ = [
     "solve_width_grid",
     "solve_width_mean_field",
     "solve_width_nonlinear",
+    "solve_width_nonlinear_sampled",
     "solve_width_outputs",
     "sweep_montecarlo",
 ]

@@ -38,6 +38,8 @@ Array = NDArray[np.float64]
 
 # Above this relative size of the first correction the next one is not small.
 _LARGEST_RATIO = 0.3
+# Slopes below this share of |v_0| |y| |K| are rounding.
+_NO_SLOPE = 1e-14
 
 
 def solve_perturbation(
@@ -127,11 +129,12 @@ def solve_perturbation(
         fitted = fitted - eps**k * lazy.ridge * found[name]
     slopes = found["kernel_slopes"]
     ratio = _largest_ratio(eps * slopes, layers.kernels)
-    relative_error = _largest_ratio(found["kernel_slope_errors"], slopes)
-    second_error = 0.0 if second is None else _largest_ratio(eps * found["kernel_curvature_errors"], slopes)
+    # Where symmetry leaves no first order (odd activations, even labels), slopes are the square of a rounding error, all noise.
+    driven = _NO_SLOPE * np.linalg.norm(V0) * np.linalg.norm(y) * linalg.norm(layers.kernels, axis=(1, 2))
+    relative_error = _largest_ratio(found["kernel_slope_errors"], slopes, driven)
+    second_error = 0.0 if second is None else _largest_ratio(eps * found["kernel_curvature_errors"], slopes, driven)
     growth, feedback = growth_and_feedback(layers.kernels, slopes, V0, V1.mean(axis=0), eps)
-    # Half of the feedback is the relative change of the error signal.
-    poor = max(ratio, feedback / 2) > _LARGEST_RATIO or max(relative_error, second_error) > 3 * tol
+    reasons = _doubts(ratio, feedback, max(relative_error, second_error), tol)
     return PerturbativeSolution(
         parameters={
             **{k: lazy.parameters[k] for k in ("depth", "activation", "prior_variances", "beta")},
@@ -142,7 +145,8 @@ def solve_perturbation(
             "seed": seed,
         },
         residual=lazy.residual,
-        status=Status.UNRELIABLE if poor else lazy.status,
+        status=Status.UNRELIABLE if reasons else lazy.status,
+        reasons=reasons,
         lazy_kernels=layers.kernels,
         signal=lazy.dual_coefficients,
         fitted=fitted,
@@ -189,7 +193,20 @@ def _slim(second: SecondOrder | None) -> SecondOrder | None:
     return replace(second, kernels=second.kernels.mean(axis=0)[None], duals=second.duals.mean(axis=0)[None])
 
 
-def _largest_ratio(parts: Array, wholes: Array) -> float:
-    """Largest over the hidden layers of |part|/|whole|, Frobenius norms."""
-    part, whole = (linalg.norm(x[1:], axis=(1, 2)) for x in (parts, wholes))
-    return float(np.divide(part, whole, out=np.zeros_like(part), where=whole > 0).max())
+def _doubts(ratio: float, feedback: float, error: float, tol: float) -> tuple[str, ...]:
+    doubts = []
+    # Half of the feedback is the relative change of the error signal.
+    if max(ratio, feedback / 2) > _LARGEST_RATIO:
+        doubts.append(
+            f"the first correction is {ratio:.2g} of a lazy kernel and {feedback / 2:.2g} of the error signal, above "
+            f"{_LARGEST_RATIO:g}; take a smaller gamma0, or solve_montecarlo"
+        )
+    if error > 3 * tol:
+        doubts.append(f"the sampled averages have a relative standard error of {error:.2g} for tol = {tol:g}; try more samples")
+    return tuple(doubts)
+
+
+def _largest_ratio(parts: Array, wholes: Array, least: Array | float = 0.0) -> float:
+    """Largest over the hidden layers whose |whole| exceeds `least` of |part|/|whole|, Frobenius norms."""
+    part, whole = (linalg.norm(x, axis=(1, 2)) for x in (parts, wholes))
+    return float(np.divide(part, whole, out=np.zeros_like(part), where=whole > least)[1:].max())

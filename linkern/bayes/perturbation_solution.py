@@ -84,6 +84,9 @@ class PerturbativeSolution(Solution):
     relative_error : float
         Largest over layers of the standard error of Phi^l_1 relative to Phi^l_1, in Frobenius norm.
 
+    reasons : tuple of str
+        Why the status is UNRELIABLE, with advice.
+
     `residual` is |A v_0 - y| / |y|.
     """
 
@@ -101,6 +104,7 @@ class PerturbativeSolution(Solution):
     growth: float
     feedback: float
     relative_error: float
+    reasons: tuple[str, ...]
     kernel_curvatures: Array | None = None
     kernel_curvature_errors: Array | None = None
     dual_curvatures: Array | None = None

@@ -270,6 +270,7 @@ def test_truncation_error_and_status():
     assert solve_perturbation(X, y, gamma0=5.0, **arguments).status is Status.UNRELIABLE
     rough = solve_perturbation(X, y, depth=1, activation="relu", gamma0=0.1, beta=2.0, tol=1e-6, samples=2**13, rng=0)
     assert rough.status is Status.UNRELIABLE
+    assert "more samples" in rough.reasons[0]
 
 
 def test_symmetries():
@@ -294,6 +295,15 @@ def test_symmetries():
     mean = first.predict(X_test).mean
     np.testing.assert_allclose(np.concatenate([first.predict(x[None]).mean for x in X_test[::23]]), mean[::23], rtol=1e-10)
     np.testing.assert_allclose(first.predict(X).mean, first.fitted, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["tanh", "erf"])
+def test_no_first_order_by_symmetry_is_exact(name):
+    """Slopes that are the square of a rounding error have no relative error that matters."""
+    found = solve_perturbation([[1, 2], [-1, -2]], [1, 1], depth=1, activation=name, gamma0=1.0, beta=10.0, samples=2**13, rng=0)
+    assert found.status is Status.CONVERGED
+    assert found.reasons == ()
+    np.testing.assert_allclose(found.kernels, found.lazy_kernels, atol=1e-12)
 
 
 def test_homogeneous_identity():

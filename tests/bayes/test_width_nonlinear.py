@@ -118,9 +118,18 @@ def test_sampled_features_through_the_same_interface():
         ({"X": np.eye(9), "y": np.ones(9)}, "nodes"),
         ({"y": np.ones(3)}, "y: expected"),
         ({"X_new": np.ones((1, 9))}, "X_new"),
+        ({"X": np.zeros((2, 3)), "y": np.ones(2)}, "not zero"),
+        ({"activation": "exp"}, "at most linearly"),
+        ({"activation": "relu2"}, "at most linearly"),
     ],
 )
 def test_bad_arguments_are_named(changes, message):
     X, y, _ = problem()
     with pytest.raises(ValueError, match=message):
         solve_width_nonlinear(**({"X": X, "y": y, "activation": "erf", "width": 9, "ridge": 0.1} | changes))
+
+
+def test_an_ensemble_is_one():
+    X, y, _ = problem()
+    with pytest.raises(TypeError, match="ensemble"):
+        solve_width_nonlinear(X, y, activation="erf", width=9, ridge=0.1, ensemble=3)

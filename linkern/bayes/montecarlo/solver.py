@@ -304,4 +304,5 @@ def vouched(task: Task, outcome: Outcome, tol: float, seed: int | None) -> Monte
 
 def _identity(sample: SaddleSample) -> float:
     charges = np.einsum("lij,lij->l", sample.kernels[1:], sample.dual_kernels)
-    return float(np.ptp(charges) / np.abs(charges).max())
+    scale = np.abs(charges).max()
+    return float(np.ptp(charges) / scale) if scale > 0 else 0.0

@@ -71,6 +71,8 @@ class Task:
         """Validate what the user gave."""
         inputs, C, labels = checked_data(X, y, kernel)
         depth = checks.integer_at_least("depth", depth)
+        if gamma0 == 0:
+            raise ValueError("gamma0: expected a finite number > 0, got 0; linkern.lazy has the kernels of that limit")
         gamma0, beta = checks.positive("gamma0", gamma0), checks.positive("beta", beta)
         phi = activations.get(activation)
         require_finite_tilt(phi)

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from linkern import activations
 from linkern.activations import Activation
+from linkern.bayes.montecarlo.tilt import require_finite_tilt
 from linkern.checks import integer_at_least, kernel_matrix, positive, real_array
 from linkern.solution import ConvergenceError, Solution, Status
 
@@ -57,11 +58,13 @@ class NeuronEnsemble:
         """
         values, vectors = np.linalg.eigh(K)
         keep = values > 1e-12 * max(values[-1], 0.0)
+        if not keep.any():
+            raise ValueError("X, kernel: expected at least one input that is not zero, got a vanishing data kernel")
         values, vectors = values[keep], vectors[:, keep]
         if float(nodes) ** values.size > MAX_POINTS:
             raise ValueError(
                 f"nodes: expected at most {MAX_POINTS} points, got {nodes} nodes in each of {values.size} directions; "
-                "quadrature is for a few training points, use sampled features for more"
+                "quadrature is for a few training points, solve_width_nonlinear_sampled for more"
             )
         z, w = np.polynomial.hermite_e.hermegauss(nodes)
         grid = np.array(list(itertools.product(z, repeat=values.size))).reshape(-1, values.size)
@@ -174,6 +177,7 @@ def solve_width_nonlinear(
         Inputs; or give kernel K = X X^T / D, or an ensemble.
     y : (P,) array
     activation : str or Activation
+        Of |phi| that grows at most linearly, otherwise W is infinite.
     width, ridge, readout_variance, chi
         As in `linkern.bayes.width.solve_width`.
     prior_variance : float
@@ -194,6 +198,8 @@ def solve_width_nonlinear(
     ------
     ConvergenceError
         Newton's method stalls: W is infinite near the solution (unbounded phi) beyond what the points resolve.
+    ValueError, TypeError
+        Naming the argument, what was given and what was expected.
     """
     if method not in ("tree", "one-loop"):
         raise ValueError(f"method: expected 'tree' or 'one-loop', got {method!r}")
@@ -207,8 +213,11 @@ def solve_width_nonlinear(
         nodes = integer_at_least("nodes", nodes, 8)
         geometry = _geometry(X, kernel, X_new, labels.size, positive("prior_variance", prior_variance))
         phi = activations.get(activation)
+        require_finite_tilt(phi)
         ensemble = NeuronEnsemble.by_quadrature(geometry[0], phi, nodes, *geometry[1:])
         coarse = NeuronEnsemble.by_quadrature(geometry[0], phi, nodes - 2)
+    if not isinstance(ensemble, NeuronEnsemble):
+        raise TypeError(f"ensemble: expected a NeuronEnsemble, got {ensemble!r}")
     if ensemble.features.shape[1] != labels.size:
         raise ValueError(f"ensemble: expected features at {labels.size} points, got shape {ensemble.features.shape}")
     v = _minimise(ensemble, labels, kappa, eps, width)

@@ -283,7 +283,7 @@ def test_bad_input_is_named(data):
         NewInputs.of(X, X_new[:, :2])
     with pytest.raises(ValueError, match="prior_variances: expected one number or 2"):
         predict(sample, (), new, [1.0, 1.0, 1.0])
-    with pytest.raises(ValueError, match="Y_new: expected labels of shape"):
+    with pytest.raises(ValueError, match=r"y_new: expected shape \(5,\)"):
         prediction_error(sample, (), new, y_new[:2], 1.0)
 
 

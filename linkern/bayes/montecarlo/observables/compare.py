@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from linkern import checks
-from linkern.bayes.montecarlo.observables.predict import predict
+from linkern.bayes.montecarlo.observables.predict import new_labels, predict
 from linkern.bayes.montecarlo.observables.sampled import SampledSolution
 from linkern.lazy import nngp_predict, ntk_predict
 
@@ -82,7 +81,7 @@ def compare_predictors(
     ntk = ntk_predict(solution.X, labels, X_new, ridge=ridge, **network)
     assert nngp.variance is not None
     count = len(nngp.mean)
-    y_new = None if y_new is None else _labels(y_new, nngp.mean)
+    y_new = None if y_new is None else new_labels(y_new, count, solution.labels.shape[1])
     f = predict(solution.sample, solution.sections, new, network["prior_variances"])
     error = 0.0 if y_new is None else float(solution.test_error(X_new, y_new).standard_error)
     return {
@@ -95,13 +94,6 @@ def compare_predictors(
 
 def _columns(values: Floats) -> Floats:
     return values.reshape(len(values), -1)
-
-
-def _labels(y_new: ArrayLike, mean: Floats) -> Floats:
-    labels = checks.real_array("y_new", y_new, ndim=(1, 2))
-    if _columns(labels).shape != _columns(mean).shape:
-        raise ValueError(f"y_new: expected shape {mean.shape} as the predictions have, got {labels.shape}")
-    return _columns(labels)
 
 
 def _exact(mean: Floats, variance: Floats, labels: Floats | None) -> Prediction:

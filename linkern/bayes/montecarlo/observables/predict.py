@@ -9,8 +9,8 @@ and rho^l what that regression leaves unexplained,
     Phi^l(X, x_*) = Phi^l b^l,      f(x_*) = g_w Phi^L(x_*, X) V = f(X) . b^L,
 
 from b^0 = C^{-1} C(X, x_*), rho^0 = C(x_*, x_*) - b^0 . C(X, x_*). Averages enter through regressions alone: noise that Phi^l
-and <phi phi^T> do not share cancels, and at a training input f is the fitted value exactly. In the limit of infinite width f does
-not fluctuate: the posterior variance of an adaptive kernel's predictor is zero.
+and <phi phi^T> do not share cancels, and at a training input f is g_w Phi^L V exactly, which is y - V/beta up to the residual of
+the saddle point. In the limit of infinite width f does not fluctuate: the posterior variance of an adaptive kernel's predictor is zero.
 """
 
 from __future__ import annotations
@@ -164,15 +164,20 @@ def new_variances(sample: SaddleSample, sections: Sequence[SaddleSample], new: N
     return over_sections(lambda s: Extension.of(s, new, prior_variances).variances, sample, sections)
 
 
+def new_labels(y_new: ArrayLike, count: int, outputs: int) -> Floats:
+    """Return checked labels of new inputs, (count, outputs)."""
+    labels = checks.real_array("y_new", y_new, ndim=(1, 2))
+    if labels.reshape(len(labels), -1).shape != (count, outputs):
+        expected = f"({count},) or ({count}, 1)" if outputs == 1 else f"({count}, {outputs})"
+        raise ValueError(f"y_new: expected shape {expected}, one row per new input, got {labels.shape}")
+    return labels.reshape(count, outputs)
+
+
 def prediction_error(
-    sample: SaddleSample, sections: Sequence[SaddleSample], new: NewInputs, Y_new: ArrayLike, prior_variances: ArrayLike
+    sample: SaddleSample, sections: Sequence[SaddleSample], new: NewInputs, y_new: ArrayLike, prior_variances: ArrayLike
 ) -> Estimate:
-    """Return the mean over new inputs of |f - Y_new|^2, labels (M,) or (M, O)."""
-    Y_new = checks.real_array("Y_new", Y_new, ndim=(1, 2))
-    targets = Y_new.reshape(len(Y_new), -1)
-    expected = (len(new.variances), sample.coefficients.shape[1])
-    if targets.shape != expected:
-        raise ValueError(f"Y_new: expected labels of shape {expected} (new inputs, outputs), got shape {Y_new.shape}")
+    """Return the mean over new inputs of |f - y_new|^2, labels (M,) or (M, O)."""
+    targets = new_labels(y_new, len(new.variances), sample.coefficients.shape[1])
 
     def squared(s: SaddleSample) -> float:
         f = Extension.of(s, new, prior_variances).predictions

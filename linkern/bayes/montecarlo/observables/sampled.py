@@ -132,7 +132,8 @@ class SampledSolution(Solution):
     ) -> features.Density:
         """Return the density of the preactivation of `layer` (1..L) at each of (M, D) inputs, with error band.
 
-        `particles` neurons are averaged over; more of them smooth tails that few neurons make.
+        `particles` neurons are averaged over; more of them smooth tails that few neurons make. Errors at neighbouring points
+        have one sign: an error of V moves a whole lobe. `preactivations` are neurons whose averages are the kernels.
         """
         new, g = self.inputs(X_new), self._variances
         return features.preactivation_density(
