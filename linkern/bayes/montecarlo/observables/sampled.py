@@ -155,8 +155,8 @@ class SampledSolution(Solution):
             "kernels": self.kernels,
             "kernels_error": self.standard_error,
             "dual_kernels": self.dual_kernels,
-            "dual_coefficients": V.value,
-            "dual_coefficients_error": V.standard_error,
+            "dual_coefficients": V.value.reshape(self.label_shape),
+            "dual_coefficients_error": V.standard_error.reshape(self.label_shape),
         }
         return save_npz(path, arrays, self._record())
 
