@@ -6,7 +6,7 @@ import mpmath as mp
 import numpy as np
 import pytest
 
-from linkern import activations
+from linkern import activations, lazy
 from linkern.activations import Activation
 
 MP_VALUE = {"linear": lambda h: h, "relu": lambda h: max(h, mp.mpf(0)), "erf": mp.erf}
@@ -169,5 +169,28 @@ def test_get():
     assert activations.get(bare).dual is None
     with pytest.raises(ValueError, match=r"activation: expected one of linear, relu, .*, got 'swish'"):
         activations.get("swish")
-    with pytest.raises(TypeError, match="activation: expected a name or an Activation, got 3"):
+    with pytest.raises(
+        TypeError, match="activation: expected a name, an Activation or a function as from_function takes it, got 3"
+    ):
         activations.get(3)
+
+
+class Unhashable:
+    __hash__ = None
+
+    def __call__(self, h):
+        return np.tanh(h)
+
+
+@pytest.mark.parametrize("given", [np.tanh, lambda h: np.tanh(h), Unhashable()])
+def test_get_takes_any_elementwise_function(given):
+    X = np.random.default_rng(0).standard_normal((3, 2))
+    phi = activations.get(given)
+    assert (phi.name, phi.derivative_source) == ("custom", "numerical")
+    expected = lazy.ntk_kernel(X, depth=2, activation="tanh")
+    np.testing.assert_allclose(lazy.ntk_kernel(X, depth=2, activation=given), expected, rtol=1e-9)
+
+
+def test_get_names_the_argument_of_what_is_not_elementwise():
+    with pytest.raises(ValueError, match=r"activation: expected an elementwise function, got TypeError\(.*np.vectorize"):
+        lazy.nngp_kernel([[1.0]], depth=1, activation=math.tanh)

@@ -251,6 +251,136 @@ def test_any_function_by_formula_and_by_differences():
         activations.from_function(np.sin, np.cos, np.sin)
 
 
+def _writes(h):
+    h[h < 0] = 0
+    return h
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda h: h if h.ndim == 1 else h.sum(-1), r"an elementwise function, got shape \(2,\) from shape \(2, 3\)"),
+        (lambda h: np.tanh(h) if h.ndim else np.zeros(1), r"an elementwise function, got shape \(1,\) from shape \(\)"),
+        (lambda h: h - h.mean(), r"an elementwise function, got -0\.75 and -0\.416667 at h = -0\.5 in arrays of shapes \(3,\)"),
+        # Without otypes it takes integers from a first entry below zero.
+        (np.vectorize(lambda h: max(h, 0)), r"an elementwise function, got 1\.5 and 1 at h = 1\.5"),
+        (math.tanh, r"an elementwise function, got TypeError\(.* from an array of shape \(3,\) \(np.vectorize"),
+        (lambda h: h if h > 0 else 0, r"an elementwise function, got ValueError\("),
+        (lambda h: np.exp(1j * h), "real values, got complex128 from float64"),
+        (_writes, "a function that leaves its argument as it is"),
+    ],
+)
+def test_functions_that_are_not_real_and_elementwise_are_named(function, message):
+    with pytest.raises(ValueError, match=f"^value: expected {message}"):
+        activations.from_function(function)
+    with pytest.raises(ValueError, match=f"^derivative: expected {message}"):
+        activations.from_function(np.tanh, function)
+
+
+def test_values_become_floats_of_the_dtype_given():
+    for function in (lambda h: (h > 0).astype(int), lambda h: h > 0, np.vectorize(lambda h: 1.0 * (h > 0), otypes=[object])):
+        step = activations.from_function(function)
+        for dtype in (np.float32, np.float64):
+            for f in (step.value, step.derivative, step.second_derivative):
+                assert f(np.array([-1.0, 2.0], dtype=dtype)).dtype == dtype
+        np.testing.assert_array_equal(step.value(np.array([-1, 2])), [0.0, 1.0])
+    np.testing.assert_allclose(step.value(np.float64(0.5)), 1.0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_functions_that_overflow_do_so_in_silence():
+    phi = activations.from_function(lambda h: np.exp(h) - np.sqrt(np.exp(2 * h)))
+    for f in (phi.value, phi.derivative, phi.second_derivative):
+        assert not np.isfinite(f(np.array([800.0]))).any()
+
+
+@pytest.mark.parametrize(
+    ("function", "claim", "kind", "message"),
+    [
+        (
+            np.tanh,
+            {"degree": 1.0},
+            ValueError,
+            r"degree: .*, got degree 1 and phi\(2h\) = -0\.05992.* in place of .* at h = -0\.03",
+        ),
+        (lambda h: np.where(h < 0, h, h**2), {"degree": 1.0}, ValueError, r"degree: .* at h = 0\.03"),
+        (lambda h: np.clip(h, 0, 6), {"degree": 1}, ValueError, r"degree: .*phi\(2h\) = 6 in place of 8 at h = 4"),
+        (np.square, {"degree": 1.0}, ValueError, "degree: .*, got degree 1 "),
+        (np.tanh, {"degree": "one"}, TypeError, "degree: expected a finite number >= 0, got 'one'"),
+        (np.tanh, {"degree": True}, TypeError, "degree: expected a finite number >= 0, got True"),
+        (np.tanh, {"degree": math.inf}, ValueError, "degree: expected a finite number >= 0, got inf"),
+        (np.tanh, {"degree": 5000.0}, ValueError, "degree: expected phi"),
+        (np.tanh, {"parity": "foo"}, ValueError, "parity: expected 'odd', 'even' or None, got 'foo'"),
+        (np.tanh, {"parity": "even"}, ValueError, r"parity: .*= phi\(h\), got 'even' and .* = -0\.029991 in place of 0\.029991"),
+        (np.cosh, {"parity": "odd"}, ValueError, r"parity: .*= -phi\(h\), got 'odd' and phi\(-h\) = .* at h = 0\.03"),
+    ],
+)
+def test_degrees_and_parities_that_do_not_hold(function, claim, kind, message):
+    with pytest.raises(kind, match=f"^{message}"):
+        activations.from_function(function, **claim)
+
+
+@pytest.mark.parametrize(
+    ("function", "claim"),
+    [
+        (np.abs, {"degree": 1, "parity": "even"}),
+        (lambda h: 1e25 * h, {"degree": 1.0, "parity": "odd"}),
+        (lambda h: np.maximum(h, 0) ** 3, {"degree": 3.0}),
+        (lambda h: np.where(h < 0, -2.0, 3.0) * np.sqrt(np.abs(h)), {"degree": 0.5}),
+        (np.sign, {"degree": 0.0, "parity": "odd"}),
+        (lambda h: np.tanh(h.astype(np.float32)), {"parity": "odd"}),
+        (lambda h: np.exp(h**2), {"parity": "even"}),
+    ],
+)
+def test_degrees_and_parities_that_hold(function, claim):
+    phi = activations.from_function(function, **claim)
+    assert (phi.degree, phi.parity) == (claim.get("degree"), claim.get("parity"))
+
+
+@pytest.mark.parametrize("variance", [0.2499, 0.25, 0.2501, 0.26, 0.4, 1.0])
+def test_infinite_averages_are_refused(variance):
+    """E[exp(2 h^2)] = (1 - 4 a)^(-1/2) is infinite from a = 1/4 on."""
+    for function in (lambda h: np.exp(h**2), lambda h: np.where(h > 0, np.exp(h**2), np.exp(-h))):
+        square = activations.from_function(function, name="square")
+        with pytest.raises(
+            ValueError, match=r"activation: expected the square of 'square' to have an average .*, got one that is inf"
+        ):
+            square.dual(variance, variance, 0.3 * variance)
+    with pytest.raises(ValueError, match="the square of derivative 1 of 'square' to have"):
+        square.dual_derivative(variance, 0.1, 0.0)
+    with pytest.raises(ValueError, match="the square of 'square' to have"):
+        lazy.nngp_kernel([[math.sqrt(variance)]], depth=1, activation=square)
+
+
+@pytest.mark.parametrize("variance", [0.1, 0.2, 0.22, 0.23])
+def test_quoted_errors_hold_next_to_an_infinite_average(variance):
+    square = activations.from_function(lambda h: np.exp(h**2))
+    for correlation in (0.0, 0.5, 1.0):
+        point = (variance, variance, correlation * variance)
+        # E[exp(u^2 + v^2)] = det(1 - 2 covariance)^(-1/2).
+        truth = ((1 - 2 * variance) ** 2 - (2 * point[2]) ** 2) ** -0.5
+        assert abs(square.dual(*point) - truth) < square.dual_error(*point) < 0.02 * truth
+
+
+@pytest.mark.parametrize(
+    ("function", "variance", "truth"),
+    [
+        (lambda h: h**6, 1.0, 10395.0),
+        (np.exp, 1.0, math.exp(2)),
+        (np.exp, 25.0, math.exp(50)),
+        (np.cosh, 1.0, (math.exp(2) + 1) / 2),
+        (lambda h: np.exp(h**2 / 8), 1.0, math.sqrt(2)),
+        (np.ones_like, 1.0, 1.0),
+        (np.zeros_like, 1.0, 0.0),
+        (lambda h: np.where(h > 2, 1.0, 0.0), 0.0, 0.0),
+    ],
+)
+def test_functions_that_grow_fast_keep_their_averages(function, variance, truth):
+    phi = activations.from_function(function)
+    assert phi.dual(variance, variance, variance) == pytest.approx(truth, rel=1e-8)
+    assert phi.dual_error(variance, variance, variance) <= 2e-4 * truth
+
+
 def test_derivatives_that_differences_cannot_judge_are_trusted():
     """Kinks, steps, and oscillations faster than the differences."""
     activations.from_function(np.abs, np.sign)

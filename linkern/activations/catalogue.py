@@ -23,22 +23,33 @@ _GAUSS = 1 / math.sqrt(2 * math.pi)
 # Where derivatives that are given are compared with differences, over which steps, up to which relative error, and the share of
 # points that may disagree.
 _PROBES, _PROBING_STEPS, _PROBING_ERROR, _MOST_WRONG = np.linspace(-2.93, 3.11, 61), (1e-3, 2e-3), 1e-4, 0.2
+# A function is elementwise if rows (one that begins below zero and one above), the table and single numbers give the same.
+_TABLE = np.array([[-0.5, 0.25, 1.0], [1.5, -0.75, -2.0]])
+_PARTS = (np.s_[0], np.s_[1], np.s_[:], np.s_[0, 0, ...], np.s_[1, 0, ...])
+# Where degree and parity are checked. The tolerance lets functions pass that compute in float32.
+_SCALES, _SAME = np.array([0.03, 0.11, 0.9, 4.0, 170.0]), 1e-5
 
 
-def get(activation: str | Activation) -> Activation:
+def get(activation: str | Activation | Callable[[Values], Values]) -> Activation:
     """Return the `Activation` of that name; an `Activation` is passed through.
+
+    Any other callable f means `from_function(f)`: its derivatives are numerical and its averages come from quadrature. Where
+    f has kinks, or formulas for its derivatives, call `from_function` or name an activation.
 
     Raises
     ------
     ValueError
-        Unknown name.
+        Unknown name, or a function that is not elementwise.
     TypeError
-        Neither a name nor an `Activation`.
+        Neither a name nor an `Activation` nor a callable.
     """
     if isinstance(activation, Activation):
         return activation
+    if callable(activation):
+        _require_elementwise("activation", activation)
+        return from_function(activation)
     if not isinstance(activation, str):
-        raise TypeError(f"activation: expected a name or an Activation, got {activation!r}")
+        raise TypeError(f"activation: expected a name, an Activation or a function as from_function takes it, got {activation!r}")
     if activation not in _BUILT_IN:
         raise ValueError(f"activation: expected one of {', '.join(names())}, got {activation!r}")
     return _BUILT_IN[activation]
@@ -116,44 +127,119 @@ def from_function(
     Parameters
     ----------
     value : callable
-        phi, elementwise on float64 arrays.
+        phi, elementwise on arrays of any number of axes. Integers and truth values become floats; NumPy's warnings are
+        silenced, and results that are not finite are reported where they are used.
     derivative, second_derivative : callable, optional
         phi' and phi''. Missing ones are central differences of order eight (about 1e-12 and 1e-10 of the scale of a
         function that varies over distances of order one); `derivative_source` of the result says so.
     name, degree, parity
-        As in `Activation`; `parity` is trusted.
+        As in `Activation`; `degree` >= 0 and `parity` are checked at a few points.
 
     Raises
     ------
     TypeError, ValueError
-        Not an elementwise function; a derivative that differences of what it is the derivative of contradict.
+        Not an elementwise function of real values; a derivative that differences of what it is the derivative of contradict;
+        a degree or parity that phi does not have.
 
     Notes
     -----
     For a function with kinks the averages of phi and phi' are right but converge slowly, and those of phi'' lack the delta
     functions; the error estimates grow accordingly. Prefer a named activation there.
     """
-    if not callable(value):
-        raise TypeError(f"value: expected an elementwise function, got {value!r}")
-    probe = np.array([-0.5, 0.25, 1.0])
-    if np.shape(value(probe)) != probe.shape:
-        raise ValueError(f"value: expected an elementwise function, got shape {np.shape(value(probe))} from shape {probe.shape}")
-    numerical = derivative is None or second_derivative is None
-    first = derivative or _difference(value, 0.02)
-    second = second_derivative or _difference(first, 0.02)
-    for argument, slope, function in (("derivative", derivative, value), ("second_derivative", second_derivative, first)):
-        if slope is not None:
-            _require_slope(argument, slope, function)
+    phi = _elementwise("value", value)
+    first = _difference(phi, 0.02) if derivative is None else _elementwise("derivative", derivative)
+    second = _difference(first, 0.02) if second_derivative is None else _elementwise("second_derivative", second_derivative)
+    if derivative is not None:
+        _require_slope("derivative", first, phi)
+    if second_derivative is not None:
+        _require_slope("second_derivative", second, first)
     return Activation(
         name,
-        value,
+        phi,
         first,
-        degree,
-        parity,
+        _checked_degree(degree, phi),
+        _checked_parity(parity, phi),
         second_derivative=second,
-        averages=HermiteSeries(name, (value, first, second)),
-        derivative_source="numerical" if numerical else "formula",
+        averages=HermiteSeries(name, (phi, first, second)),
+        derivative_source="numerical" if derivative is None or second_derivative is None else "formula",
     )
+
+
+def _elementwise(argument: str, function: Callable[[Values], Values]) -> Elementwise:
+    """The function, checked, silent and with floats out, of the dtype of the floats that go in."""
+    _require_elementwise(argument, function)
+
+    def silent(h: Values) -> Values:
+        given = np.asarray(h)
+        dtype = np.result_type(given, np.float32)
+        with np.errstate(all="ignore"):
+            return np.asarray(function(given.astype(dtype, copy=False)), dtype=dtype)
+
+    return silent
+
+
+def _require_elementwise(argument: str, function: Callable[[Values], Values]) -> None:
+    """Refuse what does not act entry by entry, with real values, on arrays of any number of axes."""
+    if not callable(function):
+        raise TypeError(f"{argument}: expected an elementwise function, got {function!r}")
+    found = [_probed(argument, function, _TABLE[part]) for part in _PARTS]
+    for part, values in zip(_PARTS, found, strict=True):
+        h, here, there = np.broadcast_arrays(_TABLE[part], values, found[2][part])
+        wrong = ~np.isclose(here, there, rtol=_SAME, equal_nan=True)
+        if wrong.any():
+            raise ValueError(
+                f"{argument}: expected an elementwise function, got {here[wrong][0]:.6g} and {there[wrong][0]:.6g} at "
+                f"h = {h[wrong][0]:g} in arrays of shapes {h.shape} and {_TABLE.shape}"
+            )
+
+
+def _probed(argument: str, function: Callable[[Values], Values], h: Values) -> Values:
+    given = h.copy()
+    try:
+        with np.errstate(all="ignore"):
+            result = np.asarray(function(given))
+        values = np.asarray(result.real, dtype=np.float64)
+    except Exception as error:
+        raise ValueError(
+            f"{argument}: expected an elementwise function, got {error!r} from an array of shape {h.shape} "
+            "(np.vectorize with otypes=[float] makes one from a function of numbers)"
+        ) from error
+    if np.iscomplexobj(result):
+        raise ValueError(f"{argument}: expected real values, got {result.dtype} from {h.dtype}")
+    if result.shape != h.shape:
+        raise ValueError(f"{argument}: expected an elementwise function, got shape {result.shape} from shape {h.shape}")
+    if (given != h).any():
+        raise ValueError(f"{argument}: expected a function that leaves its argument as it is, got one that writes to it")
+    return values
+
+
+def _checked_degree(degree: float | None, phi: Elementwise) -> float | None:
+    if degree is None:
+        return None
+    degree = checks.nonnegative("degree", degree)
+    h = np.concatenate((-_SCALES, _SCALES))
+    with np.errstate(all="ignore"):
+        expected = np.exp2(degree) * phi(h)
+    _require_same(f"degree: expected phi(2h) = 2^degree phi(h), got degree {degree:g}", "phi(2h)", phi(2 * h), expected, h)
+    return degree
+
+
+def _checked_parity(parity: Literal["odd", "even"] | None, phi: Elementwise) -> Literal["odd", "even"] | None:
+    if parity is None:
+        return None
+    if parity not in ("odd", "even"):
+        raise ValueError(f"parity: expected 'odd', 'even' or None, got {parity!r}")
+    sign = -1 if parity == "odd" else 1
+    expected = f"phi(-h) = {'-' if sign < 0 else ''}phi(h)"
+    _require_same(f"parity: expected {expected}, got {parity!r}", "phi(-h)", phi(-_SCALES), sign * phi(_SCALES), _SCALES)
+    return parity
+
+
+def _require_same(claim: str, symbol: str, values: Values, expected: Values, h: Values) -> None:
+    wrong = ~np.isclose(values, expected, rtol=_SAME, atol=0, equal_nan=True)
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise ValueError(f"{claim} and {symbol} = {values[at]:.6g} in place of {expected[at]:.6g} at h = {h[at]:g}")
 
 
 def _difference(function: Callable[[Values], Values], step: float) -> Elementwise:
@@ -161,8 +247,9 @@ def _difference(function: Callable[[Values], Values], step: float) -> Elementwis
 
     def slope(h: Values) -> Values:
         weights = (4 / 5, -1 / 5, 4 / 105, -1 / 280)
-        total = sum(w * (function(h + k * step) - function(h - k * step)) for k, w in enumerate(weights, start=1))
-        return np.asarray(total / step)
+        with np.errstate(all="ignore"):
+            total = sum(w * (function(h + k * step) - function(h - k * step)) for k, w in enumerate(weights, start=1))
+            return np.asarray(total / step)
 
     return slope
 
@@ -170,7 +257,7 @@ def _difference(function: Callable[[Values], Values], step: float) -> Elementwis
 def _require_slope(argument: str, slope: Callable[[Values], Values], function: Callable[[Values], Values]) -> None:
     """Refuse a slope that differences contradict at most points; they know nothing of kinks and of fast oscillations."""
     with np.errstate(all="ignore"):
-        given = np.broadcast_to(slope(_PROBES), _PROBES.shape)
+        given = slope(_PROBES)
         fine, coarse = (_difference(function, step)(_PROBES) for step in _PROBING_STEPS)
         size = _PROBING_ERROR * (1 + np.abs(fine))
         wrong = (np.abs(fine - coarse) < size) & ~(np.abs(given - fine) < 10 * size)

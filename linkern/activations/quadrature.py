@@ -30,6 +30,8 @@ _REACH = 16.0
 # Number of terms and nodes per unit, raised together until the coefficients are resolved.
 _LEVELS = ((64, 16), (256, 32), (1024, 64))
 _TAIL, _QUADRATURE = 1e-8, 1e-13
+# Share of the root mean square that may lie beyond the last node. More is refused: the average may well be infinite.
+_MISSED = 1e-2
 
 
 @lru_cache(maxsize=8)
@@ -46,12 +48,16 @@ def _basis(terms: int, nodes_per_unit: int) -> tuple[Array, Array, Array]:
 
 @dataclass(frozen=True)
 class _Coefficients:
-    """A_k for each distinct variance: (K, U); squared norm of the tail and of everything; error of the quadrature: (U,)."""
+    """A_k for each distinct variance: (K, U); squared norm of the tail and of everything; error of the quadrature: (U,).
+
+    `missed` is the norm of what lies beyond the last node: (U,).
+    """
 
     values: Array
     tail: Array
     norm: Array
     error: Array
+    missed: Array
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,7 @@ class HermiteSeries:
         return self._sum(p, q, a, b, c)[0]
 
     def error(self, p: int, q: int, a: ArrayLike, b: ArrayLike, c: ArrayLike) -> Array:
-        """Return an absolute error estimate: the bound on the tail plus the change on halving the quadrature's step."""
+        """Return an absolute error estimate: the bound on the tail, the change on halving the quadrature's step, its reach."""
         return self._sum(p, q, a, b, c)[1]
 
     def _sum(self, p: int, q: int, a: ArrayLike, b: ArrayLike, c: ArrayLike) -> tuple[Array, Array]:
@@ -95,7 +101,8 @@ class HermiteSeries:
             total = total * r + left.values[k][of_a] * right.values[k][of_b]
         tail = np.abs(r) ** K * np.sqrt(left.tail[of_a] * right.tail[of_b])
         sizes = np.sqrt(left.norm[of_a]), np.sqrt(right.norm[of_b])
-        rule = left.error[of_a] * sizes[1] + sizes[0] * right.error[of_b] + 4 * _EPS * sizes[0] * sizes[1]
+        errors = (left.error + left.missed)[of_a], (right.error + right.missed)[of_b]
+        rule = errors[0] * sizes[1] + sizes[0] * errors[1] + 4 * _EPS * sizes[0] * sizes[1]
         return total, np.broadcast_to(tail + rule, s.shape).copy()
 
     def _of(self, order: int, variance: ArrayLike) -> tuple[_Coefficients, NDArray[np.intp]]:
@@ -106,28 +113,38 @@ class HermiteSeries:
         if order >= len(self.functions):
             return self._by_parts(order, variances)
         for terms, density in _LEVELS:
-            found = self._at_level(self.functions[order], variances, terms, density)
+            found = self._at_level(order, variances, terms, density)
             resolved = (found.tail <= _TAIL**2 * found.norm) & (found.error <= _QUADRATURE * np.sqrt(found.norm))
             if resolved.all():
                 break
         return found
 
-    def _at_level(self, function: Elementwise, variances: Array, terms: int, density: int) -> _Coefficients:
+    def _at_level(self, order: int, variances: Array, terms: int, density: int) -> _Coefficients:
         z, root, table = _basis(terms, density)
         # Overflow is reported below, with the reason.
         with np.errstate(over="ignore", invalid="ignore"):
-            values = np.asarray(function(np.sqrt(variances) * z[:, None]), dtype=np.float64) * root[:, None]
+            values = np.asarray(self.functions[order](np.sqrt(variances) * z[:, None]), dtype=np.float64) * root[:, None]
         if not (np.abs(values) < 1e100).all():
             raise ValueError(
                 f"activation: expected {self.name!r} to stay within 1e100 exp(z^2/4) over {_REACH:g} standard deviations z of "
                 f"N(0, {variances.max():.3g}), got overflow or a not-a-number"
             )
+        norm = np.einsum("zu,zu->u", values, values) / density
+        missed = np.sqrt(_beyond(values, density, norm))
+        bad = ~(missed <= _MISSED * np.sqrt(norm))
+        if bad.any():
+            raise ValueError(
+                f"activation: expected the square of {self._named(order)} to have an average that {_REACH:g} standard deviations "
+                f"of N(0, {variances[bad].min():.3g}) hold, got one that is infinite, nearly so, or further out"
+            )
         coefficients = table @ values
         coarse = 2 * table[:, ::2] @ values[::2]
-        norm = np.einsum("zu,zu->u", values, values) / density
         held = np.einsum("ku,ku->u", coefficients, coefficients)
         tail = np.maximum(norm - held, 0.0) + _EPS * norm
-        return _Coefficients(coefficients, tail, norm, np.sqrt(((coefficients - coarse) ** 2).sum(axis=0)))
+        return _Coefficients(coefficients, tail, norm, np.sqrt(((coefficients - coarse) ** 2).sum(axis=0)), missed)
+
+    def _named(self, order: int) -> str:
+        return f"derivative {order} of {self.name!r}" if order else repr(self.name)
 
     def _by_parts(self, order: int, variances: Array) -> _Coefficients:
         """A_k of f' is sqrt((k + 1)/a) A_{k+1} of f."""
@@ -140,4 +157,20 @@ class HermiteSeries:
         squares = values**2
         # The norm of f' is not known: its tail is taken from the last eighth of the coefficients.
         tail = squares[-(len(k) // 8) :].sum(axis=0) + _EPS * below.norm / variances
-        return _Coefficients(values, tail, squares.sum(axis=0), (below.error + _EPS * np.sqrt(below.norm)) * factor[-1])
+        error = (below.error + _EPS * np.sqrt(below.norm)) * factor[-1]
+        return _Coefficients(values, tail, squares.sum(axis=0), error, below.missed * factor[-1])
+
+
+def _beyond(values: Array, density: int, norm: Array) -> Array:
+    """Squared norm beyond the nodes: that of the last unit at either end, continued by its ratio to the one before.
+
+    The continuation bounds integrands that fall faster and faster, such as exp(-k z^2) and exp(k z - z^2/2), and is infinite
+    for those that do not fall at all.
+    """
+    total = np.zeros(norm.shape)
+    for end in (values, values[::-1]):
+        last, before = (np.einsum("zu,zu->u", part, part) / density for part in (end[:density], end[density : 2 * density]))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            continued = np.where(last < before, last / (before / last - 1), np.inf)
+        total += np.where(last <= _EPS * norm, last, continued)
+    return total

@@ -132,7 +132,14 @@ class HamiltonianSampler:
     def _suggested_step(self, target: Posterior) -> float:
         """Kicks are stable up to step * sqrt(stiffness) = 2 in a harmonic well: start at half of that, adapt the ratio."""
         self.passes += 1
-        stiffness = target.stiffness(self.weights, target.forward(self.weights))
+        # Overflow is reported below, in words.
+        with np.errstate(over="ignore", invalid="ignore"):
+            stiffness = target.stiffness(self.weights, target.forward(self.weights))
+        if not math.isfinite(stiffness):
+            raise ValueError(
+                "activation: expected finite values and slopes on the weights of every chain, "
+                f"{target.mlp.activation.name!r} gives an overflow or a not-a-number: no step is small enough"
+            )
         return min(_LARGEST_STEP, math.exp(self._log_ratio) / math.sqrt(1.0 + stiffness))
 
     def _propose(self, target: Posterior, step: float, kicks: int) -> NDArray[np.float64]:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from linkern.activations import from_function
 from linkern.networks import sample_posterior
 from linkern.networks.observables import BatchMeans
 from linkern.solution import ConvergenceError, Status
@@ -133,6 +134,15 @@ def test_short_burn_in_still_ends_at_the_full_posterior():
     error = np.hypot(short.overlaps.standard_error, long.overlaps.standard_error)
     assert (np.abs(short.overlaps.mean - long.overlaps.mean) < 4 * error).all()
     assert 0.6 < short.acceptance.mean() < 0.95
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("function", [np.sqrt, lambda h: 1e200 * np.tanh(h)])
+def test_an_activation_that_is_not_finite_is_named(function):
+    phi = from_function(function, name="steep")
+    for step in (None, 0.1):
+        with pytest.raises(ValueError, match=r"activation: expected finite values and slopes .*, 'steep' gives an overflow"):
+            sample_posterior(X, Y, **SMALL, activation=phi, step=step, rng=0)
 
 
 def test_unstable_langevin_step_is_an_error():
