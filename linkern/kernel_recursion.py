@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from linkern import activations, checks
-from linkern.activations import Activation, Dual
+from linkern.activations import Activation, ActivationLike, Dual
 
 __all__ = ["Kind", "WideNetwork"]
 
@@ -40,7 +40,7 @@ class WideNetwork:
     dual_derivative: Dual
 
     @classmethod
-    def checked(cls, depth: int, activation: str | Activation, prior_variances: ArrayLike) -> WideNetwork:
+    def checked(cls, depth: int, activation: ActivationLike, prior_variances: ArrayLike) -> WideNetwork:
         """Validate what the user gave."""
         depth = checks.integer_at_least("depth", depth)
         phi = activations.get(activation)

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import linalg
 
 from linkern import checks
-from linkern.activations import Activation
+from linkern.activations import ActivationLike
 from linkern.kernel_recursion import Kind, WideNetwork
 from linkern.solution import Solution, Status
 
@@ -41,7 +41,7 @@ def layer_kernels(
     X2: ArrayLike | None = None,
     *,
     depth: int,
-    activation: str | Activation,
+    activation: ActivationLike,
     prior_variances: ArrayLike = 1.0,
 ) -> Array:
     """Return K^0, ..., K^L, the lazy limit (gamma0 -> 0) of the feature kernels Phi^l of every layer.
@@ -54,7 +54,7 @@ def layer_kernels(
         Inputs of the columns (for example the training set); `X` itself when absent.
     depth : int
         Number L >= 1 of hidden layers.
-    activation : str or Activation
+    activation : str, Activation or callable
         A name from `linkern.activations.names()`, or an `Activation` that has dual functions (`from_function` makes one from
         any callable).
     prior_variances : float or (L + 1,) array_like
@@ -84,7 +84,7 @@ def nngp_kernel(
     X2: ArrayLike | None = None,
     *,
     depth: int,
-    activation: str | Activation,
+    activation: ActivationLike,
     prior_variances: ArrayLike = 1.0,
 ) -> Array:
     """Return the (P, P2) NNGP kernel g_w K^L: gamma0^2 N times the prior covariance of the wide network's output.
@@ -100,7 +100,7 @@ def ntk_kernel(
     X2: ArrayLike | None = None,
     *,
     depth: int,
-    activation: str | Activation,
+    activation: ActivationLike,
     prior_variances: ArrayLike = 1.0,
 ) -> Array:
     """Return the (P, P2) neural tangent kernel Theta^L: gamma0^2 N times J J^T of the wide network at initialisation.
@@ -149,7 +149,7 @@ def nngp_predict(
     X_test: ArrayLike,
     *,
     depth: int,
-    activation: str | Activation,
+    activation: ActivationLike,
     beta: float,
     prior_variances: ArrayLike = 1.0,
 ) -> LazyPrediction:
@@ -193,7 +193,7 @@ def ntk_predict(
     X_test: ArrayLike,
     *,
     depth: int,
-    activation: str | Activation,
+    activation: ActivationLike,
     ridge: float = 0.0,
     prior_variances: ArrayLike = 1.0,
 ) -> LazyPrediction:

@@ -16,7 +16,7 @@ from typing import ClassVar, Literal, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Activation", "Averages", "Dual", "Elementwise"]
+__all__ = ["Activation", "ActivationLike", "Averages", "Dual", "Elementwise"]
 
 Array = NDArray[np.float64]
 Elementwise = Callable[[NDArray[np.floating]], NDArray[np.floating]]
@@ -113,3 +113,7 @@ def _diagonal_order(averages: Averages, order: int) -> Dual:
         return averages(order, order, a, b, c)
 
     return dual
+
+
+#: A name, an `Activation`, or an elementwise function, of which `from_function` makes one.
+ActivationLike = str | Activation | Elementwise

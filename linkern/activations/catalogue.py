@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from linkern import checks
-from linkern.activations.activation import Activation, Elementwise
+from linkern.activations.activation import Activation, ActivationLike, Elementwise
 from linkern.activations.closed import ErrorFunction, Exponential, Generated, LeakyReLU, Polynomial, ReLUPower, Wave
 from linkern.activations.quadrature import HermiteSeries
 
@@ -30,7 +30,7 @@ _PARTS = (np.s_[0], np.s_[1], np.s_[:], np.s_[0, 0, ...], np.s_[1, 0, ...])
 _SCALES, _SAME = np.array([0.03, 0.11, 0.9, 4.0, 170.0]), 1e-5
 
 
-def get(activation: str | Activation | Callable[[Values], Values]) -> Activation:
+def get(activation: ActivationLike) -> Activation:
     """Return the `Activation` of that name; an `Activation` is passed through.
 
     Any other callable f means `from_function(f)`: its derivatives are numerical and its averages come from quadrature. Where

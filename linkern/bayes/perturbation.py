@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import linalg
 
 from linkern import checks
-from linkern.activations import Activation, get
+from linkern.activations import Activation, ActivationLike, get
 from linkern.bayes.perturbation_fourpoint import has_closed_form
 from linkern.bayes.perturbation_recursion import Corrections, LazyLayers
 from linkern.bayes.perturbation_sampling import Sampling
@@ -47,7 +47,7 @@ def solve_perturbation(
     y: ArrayLike,
     *,
     depth: int,
-    activation: str | Activation,
+    activation: ActivationLike,
     gamma0: float,
     beta: float = math.inf,
     prior_variances: ArrayLike = 1.0,
@@ -64,7 +64,7 @@ def solve_perturbation(
     y : (P,) or (P, O) array_like
     depth : int
         L >= 1 hidden layers.
-    activation : str or Activation
+    activation : str, Activation or callable
         Any with `averages`.
     gamma0 : float
         Richness >= 0; only the final sums contain it, the slopes do not.

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from linkern import activations
-from linkern.activations import Activation
+from linkern.activations import ActivationLike
 from linkern.checks import integer_at_least, kernel_matrix, nonnegative, positive, random_generator, real_array
 from linkern.conventions import homogeneity_degree
 from linkern.flow.particles import Particles
@@ -93,7 +93,7 @@ def march_montecarlo(
     depth: int,
     gamma0: float,
     steps: ArrayLike,
-    activation: str | Activation,
+    activation: ActivationLike,
     weight_decay: float = 0.0,
     samples: int = 1000,
     replicas: int = 4,
@@ -117,7 +117,7 @@ def march_montecarlo(
         Test inputs, with X only.
     depth, gamma0, steps, weight_decay
         As for `linkern.flow.march`.
-    activation : str or Activation
+    activation : str, Activation or callable
         By name, or your own.
     samples : int
         Neurons per layer and replica.

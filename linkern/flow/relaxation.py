@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from linkern import activations
-from linkern.activations import Activation
+from linkern.activations import ActivationLike
 from linkern.checks import integer_at_least, nonnegative, positive, random_generator, real_array
 from linkern.conventions import homogeneity_degree
 from linkern.flow.montecarlo import PRECISION, MonteCarloTrajectory, data_and_labels, kernel_root, over_replicas
@@ -68,7 +68,7 @@ def relax(
     X_test: ArrayLike | None = None,
     gamma0: float,
     times: ArrayLike,
-    activation: str | Activation,
+    activation: ActivationLike,
     weight_decay: float = 0.0,
     samples: int = 1000,
     replicas: int = 4,

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from linkern import activations, checks
-from linkern.activations import Activation
+from linkern.activations import ActivationLike
 from linkern.networks.collapsed_observables import Predictor, Recorder
 from linkern.networks.collapsed_sampler import CollapsedSampler
 from linkern.networks.collapsed_target import CollapsedPosterior, Root, symmetric_root
@@ -91,7 +91,7 @@ def sample_collapsed(
     width: int | Sequence[int],
     gamma0: float,
     beta: float,
-    activation: str | Activation,
+    activation: ActivationLike,
     prior_variances: ArrayLike = 1.0,
     samples: int = 200,
     chains: int = 8,

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from linkern.activations import Activation
+from linkern.activations import ActivationLike
 from linkern.checks import integer_at_least, nonnegative, random_generator, real_array
 from linkern.networks.mlp import MLP
 from linkern.solution import ConvergenceError, Solution, Status
@@ -76,7 +76,7 @@ def train_networks(
     width: int | Sequence[int],
     gamma0: float,
     steps: ArrayLike,
-    activation: str | Activation = "linear",
+    activation: ActivationLike = "linear",
     weight_decay: float = 0.0,
     X_test: ArrayLike | None = None,
     networks: int = 1,

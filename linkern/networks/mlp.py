@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from linkern import activations, checks
-from linkern.activations import Activation
+from linkern.activations import ActivationLike
 from linkern.networks.noise import standard_normal
 
 __all__ = ["MLP", "ForwardPass", "floating_dtype"]
@@ -57,7 +57,7 @@ class MLP:
         N, or N_1..N_L; with unequal widths N = N_L is the reference width.
     gamma0 : float
         Feature-learning strength.
-    activation : str or Activation
+    activation : str, Activation or callable
     prior_variances : float or sequence of L + 1 floats
         g_0..g_L for W^0, ..., W^{L-1}, w.
     dtype : float64 or float32
@@ -78,7 +78,7 @@ class MLP:
         depth: int,
         width: int | Sequence[int],
         gamma0: float,
-        activation: str | Activation = "linear",
+        activation: ActivationLike = "linear",
         prior_variances: ArrayLike = 1.0,
         dtype: DTypeLike = np.float64,
     ) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from linkern import checks
-from linkern.activations import Activation
+from linkern.activations import ActivationLike
 from linkern.networks.hmc import HamiltonianSampler
 from linkern.networks.langevin import LangevinSampler
 from linkern.networks.mlp import MLP
@@ -40,7 +40,7 @@ def sample_posterior(
     width: int | Sequence[int],
     gamma0: float,
     beta: float,
-    activation: str | Activation = "linear",
+    activation: ActivationLike = "linear",
     prior_variances: ArrayLike = 1.0,
     integrator: str = "hmc",
     step: float | None = None,

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from linkern import checks
-from linkern.activations import Activation
+from linkern.activations import ActivationLike
 from linkern.bayes.montecarlo.anneal import Ensemble, Rung
 from linkern.bayes.montecarlo.importance import OutOfReachError, Proposals, proposed
 from linkern.bayes.montecarlo.observables.sites import SaddleSample
@@ -60,7 +60,7 @@ def solve_montecarlo(
     depth: int,
     gamma0: float,
     beta: float,
-    activation: str | Activation,
+    activation: ActivationLike,
     prior_variances: ArrayLike = 1.0,
     tol: float = 0.007,
     method: str = "auto",
@@ -82,7 +82,7 @@ def solve_montecarlo(
         C = X X^T / D.
     depth, gamma0, beta
         L, and the strength of feature learning and inverse temperature, > 0 and finite.
-    activation : str or Activation
+    activation : str, Activation or callable
         Of at most linear growth: otherwise no posterior exists at infinite width.
     prior_variances : float or (L + 1,) array
         g_1, .., g_L of the hidden layers, then g_w of the readout.

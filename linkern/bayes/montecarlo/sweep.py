@@ -22,7 +22,7 @@ from scipy import linalg
 from scipy.interpolate import CubicSpline
 
 from linkern import checks
-from linkern.activations import Activation
+from linkern.activations import ActivationLike
 from linkern.bayes.montecarlo.anneal import Ensemble, Rung
 from linkern.bayes.montecarlo.saddle import Found, solve_on
 from linkern.bayes.montecarlo.task import Task
@@ -139,7 +139,7 @@ def sweep_montecarlo(
     depth: int,
     gammas0: ArrayLike,
     beta: float,
-    activation: str | Activation,
+    activation: ActivationLike,
     prior_variances: ArrayLike = 1.0,
     detour_beta: float | None = None,
     particles: int | None = None,

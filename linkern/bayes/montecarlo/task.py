@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import linalg
 
 from linkern import activations, checks
-from linkern.activations import Activation
+from linkern.activations import Activation, ActivationLike
 from linkern.bayes.montecarlo.law import Law, roots_of
 from linkern.bayes.montecarlo.saddle import Problem, State
 from linkern.bayes.montecarlo.tilt import require_finite_tilt
@@ -65,7 +65,7 @@ class Task:
         depth: int,
         gamma0: float,
         beta: float,
-        activation: str | Activation,
+        activation: ActivationLike,
         prior_variances: ArrayLike,
     ) -> Task:
         """Validate what the user gave."""

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from linkern import activations
-from linkern.activations import Activation
+from linkern.activations import Activation, ActivationLike
 from linkern.bayes.montecarlo.tilt import require_finite_tilt
 from linkern.checks import integer_at_least, kernel_matrix, positive, real_array
 from linkern.solution import ConvergenceError, Solution, Status
@@ -158,7 +158,7 @@ def solve_width_nonlinear(
     y: ArrayLike | None = None,
     *,
     kernel: ArrayLike | None = None,
-    activation: str | Activation,
+    activation: ActivationLike,
     width: int,
     ridge: float,
     readout_variance: float = 1.0,
@@ -176,7 +176,7 @@ def solve_width_nonlinear(
     X : (P, D) array
         Inputs; or give kernel K = X X^T / D, or an ensemble.
     y : (P,) array
-    activation : str or Activation
+    activation : str, Activation or callable
         Of |phi| that grows at most linearly, otherwise W is infinite.
     width, ridge, readout_variance, chi
         As in `linkern.bayes.width.solve_width`.

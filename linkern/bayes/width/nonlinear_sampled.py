@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from linkern.activations import Activation
+from linkern.activations import ActivationLike
 from linkern.bayes.montecarlo.observables.estimate import Estimate, over_sections
 from linkern.bayes.montecarlo.observables.predict import NewInputs, regress
 from linkern.bayes.montecarlo.observables.sites import SaddleSample
@@ -70,7 +70,7 @@ def solve_width_nonlinear_sampled(
     X: ArrayLike,
     y: ArrayLike,
     *,
-    activation: str | Activation,
+    activation: ActivationLike,
     width: int,
     ridge: float,
     readout_variance: float = 1.0,

@@ -10,7 +10,8 @@ and rho^l what that regression leaves unexplained,
 
 from b^0 = C^{-1} C(X, x_*), rho^0 = C(x_*, x_*) - b^0 . C(X, x_*). Averages enter through regressions alone: noise that Phi^l
 and <phi phi^T> do not share cancels, and at a training input f is g_w Phi^L V exactly, which is y - V/beta up to the residual of
-the saddle point. In the limit of infinite width f does not fluctuate: the posterior variance of an adaptive kernel's predictor is zero.
+the saddle point. In the limit of infinite width f does not fluctuate: the posterior variance of an adaptive kernel's predictor
+is zero.
 """
 
 from __future__ import annotations
