@@ -33,6 +33,8 @@ _RELEASE, _RELEASE_PROBABILITY = 0.35, 0.1
 _FEWEST_KICKS = 3
 _SHORTEST_REACH = 0.1
 _DESCENT_START = 1e-4
+# Kicks per trajectory grow as the root of the stiffness.
+_STIFFEST = 1e10
 # Streams of random numbers: chains can be shared out among threads without results knowing.
 _STREAMS = 32
 
@@ -139,6 +141,11 @@ class HamiltonianSampler:
             raise ValueError(
                 "activation: expected finite values and slopes on the weights of every chain, "
                 f"{target.mlp.activation.name!r} gives an overflow or a not-a-number: no step is small enough"
+            )
+        if stiffness > _STIFFEST:
+            raise ValueError(
+                f"beta, activation: expected a stiffness of the posterior below {_STIFFEST:.0e}, got {stiffness:.1e}, which takes "
+                f"{math.sqrt(stiffness):.0e} kicks per trajectory; sample_collapsed does not feel beta"
             )
         return min(_LARGEST_STEP, math.exp(self._log_ratio) / math.sqrt(1.0 + stiffness))
 

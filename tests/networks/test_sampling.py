@@ -145,6 +145,11 @@ def test_an_activation_that_is_not_finite_is_named(function):
             sample_posterior(X, Y, **SMALL, activation=phi, step=step, rng=0)
 
 
+def test_trajectories_without_end_are_refused():
+    with pytest.raises(ValueError, match="beta, activation: expected a stiffness"):
+        sample_posterior(X, Y, **(SMALL | {"beta": 1e14}), rng=0)
+
+
 def test_unstable_langevin_step_is_an_error():
     with pytest.raises(ConvergenceError, match=r"step: the Langevin step h = 0\.5 is unstable"):
         sample_posterior(X, Y, **(SMALL | {"beta": 200.0}), integrator="langevin", step=0.5, rng=0)
