@@ -144,7 +144,7 @@ class HamiltonianSampler:
             )
         if stiffness > _STIFFEST:
             raise ValueError(
-                f"beta, activation: expected a stiffness of the posterior below {_STIFFEST:.0e}, got {stiffness:.1e}, which takes "
+                f"beta, activation: expected a stiffness below {_STIFFEST:.0e}, got {stiffness:.1e}, which takes "
                 f"{math.sqrt(stiffness):.0e} kicks per trajectory; sample_collapsed does not feel beta"
             )
         return min(_LARGEST_STEP, math.exp(self._log_ratio) / math.sqrt(1.0 + stiffness))
