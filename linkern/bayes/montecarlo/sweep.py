@@ -35,6 +35,8 @@ Floats = NDArray[np.float64]
 _LEAST_PARTICLES, _PARTICLES_PER_POINT, _MOST_PARTICLES = 1024, 80, 8192
 # Factor between steps in gamma0 or temperature; splines through them make the error of the action that of sampling.
 _RATIO = 1.12
+# The readout's tilt gamma0^2 V^T K V at the first gamma0: below it Y . V is linear in gamma0^2 to a thousandth.
+_FIRST_TILT = 0.03
 # Rounds at every gamma0 before they count.
 _EQUILIBRATION = 4
 # Where a branch has ended, particles stay where the equations come closest to holding: no number of iterations gets below this.
@@ -251,12 +253,15 @@ class _Walk:
     """An ensemble that follows one solution and knows its action, until the solution ends."""
 
     def __init__(self, task: Task, particles: int, rng: np.random.Generator) -> None:
-        problem = replace(task.problem, gamma0=min(task.first, task.problem.gamma0))
+        kernel = task.problem.variances[-1] * task.lazy[-1]
+        V = linalg.solve(kernel + task.problem.temperature * np.eye(len(kernel)), task.problem.Y, assume_a="pos")
+        tilt = float((V * (kernel @ V)).sum())
+        first = math.sqrt(_FIRST_TILT / tilt) if tilt > 0 else math.inf
+        problem = replace(task.problem, gamma0=min(first, task.problem.gamma0))
         self.ensemble = Ensemble(problem, task.start, particles, 1, rng)
         self.ensemble.stay(1)
-        Y, covariance = problem.Y, problem.variances[-1] * task.lazy[-1] + problem.temperature * np.eye(len(problem.C))
-        lazy = float((Y * linalg.solve(covariance, Y, assume_a="pos")).sum())
-        self.action = problem.gamma0**2 * (lazy + self.ensemble.path[-1].signal) / 4
+        # Trapezoid in gamma0^2.
+        self.action = problem.gamma0**2 * (float((V * problem.Y).sum()) + self.ensemble.path[-1].signal) / 4
         self.ended = False
 
     def visit(self, gammas0: Floats, temperature: float, rounds: int) -> dict[str, Floats]:
