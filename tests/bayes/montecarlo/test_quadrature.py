@@ -5,13 +5,13 @@ import math
 import mpmath
 import numpy as np
 import pytest
-from scipy import integrate
+from scipy import integrate, special
 
-from linkern.activations import Activation, from_function, leaky_relu
+from linkern.activations import Activation, from_function, get, leaky_relu
 from linkern.bayes import solve_linear, solve_perturbation
 from linkern.bayes.montecarlo.quadrature.solve import solve_quadrature
 from linkern.bayes.montecarlo.tilt import require_finite_tilt
-from linkern.solution import Status
+from linkern.solution import ConvergenceError, Status
 
 
 def data(P, D=4, seed=5):
@@ -154,6 +154,27 @@ def test_tanh_on_two_points_against_adaptive_quadrature():
     off_diagonal = integral(lambda phi: phi[0] * phi[1]) / integral(lambda phi: 1.0)
     assert found.kernels[1, 0, 1] == pytest.approx(off_diagonal, abs=1e-8)
     np.testing.assert_allclose(found.kernels[1] @ v + v / 10, y, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("activation", "step", "reach"), [("softplus", 0.4, 16.0), pytest.param("gelu", 0.3, 22.2, marks=pytest.mark.slow)]
+)
+def test_long_lobes_of_three_points_against_a_full_grid(activation, step, reach):
+    X, y = np.random.default_rng(2).standard_normal((4, 3))[:3], np.array([1.0, -1.0, 0.5])
+    found = solve_quadrature(X, y, depth=1, gamma0=1.0, beta=10.0, activation=activation, tol=1e-6)
+    assert found.status is Status.CONVERGED
+    v, axis = found.dual_coefficients, np.arange(-reach, reach + step / 2, step)
+    eps = np.stack([a.ravel() for a in np.meshgrid(axis, axis, axis)], axis=1)
+    h = eps @ np.linalg.cholesky(X @ X.T / 3).T
+    phi = np.logaddexp(0, h) if activation == "softplus" else h * special.ndtr(h)
+    log_density = (phi @ v) ** 2 / 2 - (eps**2).sum(axis=1) / 2
+    density = np.exp(log_density - log_density.max())
+    Phi = (density[:, None] * phi).T @ phi / density.sum()
+    np.testing.assert_allclose(found.kernels[1], Phi, rtol=0, atol=1e-6)
+    # F(v) = v.y - |v|^2 / (2 beta) - ln Z(v) is concave: where it is stationary is the solution.
+    np.testing.assert_allclose(Phi @ v + v / 10, y, rtol=0, atol=3e-6)
+    log_Z = math.log(density.sum()) + log_density.max() + 3 * math.log(step / math.sqrt(2 * math.pi))
+    assert found.action == pytest.approx(v @ y - v @ v / 20 - log_Z, abs=1e-7)
 
 
 @pytest.mark.parametrize("activation", ["relu", "gelu", "tanh"])
@@ -299,6 +320,44 @@ def test_inputs_of_zero_cannot_be_told_apart_or_fitted(activation):
     np.testing.assert_allclose(found.dual_coefficients, [5.0, 10.0])
 
 
+def test_features_at_zero_are_all_that_vanishing_inputs_have():
+    y, phi = np.array([1.0, 2.0]), np.full(2, math.log(2))
+    found = solve_quadrature(np.zeros((2, 3)), y, depth=1, gamma0=1.0, beta=5.0, activation="softplus")
+    v = np.linalg.solve(np.outer(phi, phi) + np.eye(2) / 5, y)
+    np.testing.assert_allclose(found.dual_coefficients, v, rtol=1e-11)
+    assert found.action == pytest.approx(v @ y - v @ v / 10 - (v @ phi) ** 2 / 2, rel=1e-11)
+
+
+def test_kinks_of_new_inputs_between_the_nodes():
+    rng = np.random.default_rng(2)
+    X = rng.standard_normal((2, 4))
+    new = np.vstack([rng.standard_normal((6, 4)), [0.5, 0.3] @ X])
+    found = solve_quadrature(X, [1.0, -1.0], depth=1, gamma0=1e-6, beta=5.0, activation="relu")
+    powers, own = (new**2).sum(axis=1)[:, None] / 4, (X**2).sum(axis=1) / 4
+    error = np.abs(found.kernels_at(new).value[1] - get("relu").dual(powers, own, new @ X.T / 4)).max(axis=1)
+    assert error[:6].max() < 1e-8
+    assert error[6] < 5e-6
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+@pytest.mark.parametrize("size", [1e200, 1e20])
+def test_huge_features_are_refused(size, depth):
+    huge = from_function(lambda h: size * np.tanh(h), name="huge")
+    X, y = data(2)
+    with pytest.raises(ValueError, match=r"activation: expected features of order one.* from 'huge'"):
+        solve_quadrature(X, y, depth=depth, gamma0=1.0, beta=5.0, activation=huge)
+
+
+def test_what_stops_the_solution_is_named():
+    X, y = np.random.default_rng(2).standard_normal((4, 3))[:3], np.array([1.0, -1.0, 0.5])
+    setting = {"depth": 1, "gamma0": 1.0, "beta": 10.0}
+    message = r"nodes: expected at least \d+ to follow the solution beyond gamma0 = 0\.\d+, got a limit of 100000"
+    with pytest.raises(ValueError, match=message):
+        solve_quadrature(X, y, activation="softplus", nodes=100000, tol=1e-6, **setting)
+    with pytest.raises(ConvergenceError, match="so close to a divergent average"):
+        solve_quadrature(X[:1], [1e6], activation="relu", **setting)
+
+
 def test_users_smooth_function():
     X, y = data(2)
     setting = {"depth": 2, "gamma0": 1.0, "beta": 10.0}
@@ -317,7 +376,7 @@ def test_users_smooth_function():
         ({"gamma0": -1.0}, "gamma0: expected"),
         ({"X": None, "kernel": [[1.0, 2.0], [2.0, 1.0]]}, "kernel: expected a positive semi-definite"),
         ({"X": np.eye(4), "y": np.ones(4)}, "at most 3"),
-        ({"nodes": 1000}, "nodes: expected at least"),
+        ({"nodes": 1000}, "nodes: expected at least .* got a limit of 1000"),
     ],
 )
 def test_bad_input_is_named(change, message):

@@ -12,6 +12,9 @@ from b^0 = C^{-1} C(X, x_*), rho^0 = C(x_*, x_*) - b^0 . C(X, x_*). Averages ent
 and <phi phi^T> do not share cancels, and at a training input f is g_w Phi^L V exactly, which is y - V/beta up to the residual of
 the saddle point. In the limit of infinite width f does not fluctuate: the posterior variance of an adaptive kernel's predictor
 is zero.
+
+Averages are as good as the population. The nodes of a quadrature rule are placed for the training inputs: kinks of new inputs lie
+between them and cost up to some 1e-5 (rank 3) of the kernel, unless much of C(x_*, x_*) is unexplained, which smooths them.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["RANK_TOLERANCE", "TooManyNodesError", "directions", "radial_rule"]
+__all__ = ["RADII", "RANK_TOLERANCE", "TooManyNodesError", "directions", "radial_rule"]
 
 Floats = NDArray[np.float64]
 
@@ -24,11 +24,16 @@ Floats = NDArray[np.float64]
 RANK_TOLERANCE = 1e-13
 # A ray closer to a kink than this counts as on it.
 _ON_KINK = 1e-12
-RADII = 12
+# Radii that represent a measure of degree 1.
+RADII = 24
 
 
 class TooManyNodesError(ValueError):
     """The rule would need more nodes than allowed."""
+
+    def __init__(self, needed: int, limit: int, purpose: str = "") -> None:
+        super().__init__(f"nodes: expected at least {needed}{purpose}, got a limit of {limit}")
+        self.needed = needed
 
 
 def directions(root: Floats, order: int, limit: int) -> tuple[Floats, Floats]:
@@ -40,8 +45,9 @@ def directions(root: Floats, order: int, limit: int) -> tuple[Floats, Floats]:
         if length > math.sqrt(RANK_TOLERANCE) * lengths.max():
             cones = _split(cones, normal / length)
     rays = np.stack(cones)
-    if len(rays) * order ** (r - 1) > limit:
-        raise TooManyNodesError(f"nodes: expected at least {len(rays) * order ** (r - 1)}, got a limit of {limit}")
+    needed = len(rays) * order ** (r - 1)
+    if needed > limit:
+        raise TooManyNodesError(needed, limit)
     barycentric, shares = _simplex_rule(r, order)
     points = np.einsum("mk,ckr->cmr", barycentric, rays).reshape(-1, r)
     return points, np.outer(np.abs(np.linalg.det(rays)), shares).ravel()
@@ -79,20 +85,20 @@ def _simplex_rule(rank: int, order: int) -> tuple[Floats, Floats]:
 
 
 @lru_cache(maxsize=8)
-def radial_rule(rank: int) -> tuple[Floats, Floats]:
+def radial_rule(rank: int, count: int) -> tuple[Floats, Floats]:
     """Gauss rule for the density t^(r-1) exp(-t^2/2) on t > 0, exact for polynomials in t: Lanczos on a fine discretisation."""
     x, c = np.polynomial.legendre.leggauss(200)
     t = 7 * (x + 1)
     mass = c * t ** (rank - 1) * np.exp(-(t**2) / 2)
     basis = [np.sqrt(mass / mass.sum())]
-    jacobi = np.zeros((RADII, RADII))
-    for k in range(RADII):
+    jacobi = np.zeros((count, count))
+    for k in range(count):
         fresh = t * basis[k]
         jacobi[k, k] = basis[k] @ fresh
         # Twice is enough to keep the basis orthogonal to rounding.
         for _ in range(2):
             fresh = fresh - np.stack(basis).T @ (np.stack(basis) @ fresh)
-        if k + 1 < RADII:
+        if k + 1 < count:
             norm = float(np.linalg.norm(fresh))
             jacobi[k, k + 1] = jacobi[k + 1, k] = norm
             basis.append(fresh / norm)

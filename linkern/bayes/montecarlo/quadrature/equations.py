@@ -11,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from linkern.activations import Activation
-from linkern.bayes.montecarlo.quadrature.rule import LayerAverages, TiltedLayer, averages
+from linkern.bayes.montecarlo.quadrature.rule import LayerAverages, TiltedLayer, TooManyNodesError, averages
 
 __all__ = ["Evaluation", "Problem"]
 
 Floats = NDArray[np.float64]
+
+# Coefficients V ~ Y / Phi must not get lost in the steps of finite differences.
+LARGEST_KERNEL = 1e12
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,14 +79,32 @@ class Problem:
         duals = gamma**2 * np.concatenate([reduced, -self.variances[-1] * (V @ V.T)[None]])
         kernels, layers = [self.C], []
         for g, H in zip(self.variances[:-1], duals, strict=True):
-            # One refinement must stay affordable at three dimensions; this also stops trial points that spread far out.
-            limit = self.limit // 4 if fineness == 1 else self.limit
-            layers.append(averages(TiltedLayer(g * kernels[-1], H, self.activation), fineness, limit))
+            # Data get no message from the first layer: C is given.
+            message = len(layers) > 0
+            layers.append(self._averages(TiltedLayer(g * kernels[-1], H, self.activation), fineness, message))
             kernels.append(layers[-1].kernel)
+            if gamma == 0:
+                self._require_moderate(kernels[-1])
         inner = sum(float(np.sum(Phi * H)) for Phi, H in zip(kernels[1:-1], duals[:-1], strict=True))
         data = gamma**2 * float(np.sum(V * self.Y) - np.sum(V * V) / (2 * self.beta))
         action = data - inner / 2 - sum(layer.log_partition for layer in layers)
         return Evaluation(V, duals, np.stack(kernels), tuple(layers), action)
+
+    def _averages(self, layer: TiltedLayer, fineness: float, message: bool) -> LayerAverages:
+        # One refinement must stay affordable at three dimensions; this also stops trial points that spread far out.
+        spare = 4 if fineness == 1 else 1
+        try:
+            return averages(layer, fineness, self.limit // spare, message=message)
+        except TooManyNodesError as error:
+            raise TooManyNodesError(spare * error.needed, self.limit) from None
+
+    def _require_moderate(self, lazy: Floats) -> None:
+        size = float(np.abs(lazy).max())
+        if not size < LARGEST_KERNEL:
+            raise ValueError(
+                f"activation: expected features of order one, <phi phi^T> below {LARGEST_KERNEL:g} without a tilt, "
+                f"got {size:.3g} from {self.activation.name!r}; rescale it, or the inputs"
+            )
 
     def label_misfit(self, found: Evaluation) -> Floats:
         """Y - (g_w Phi^L + T) V."""

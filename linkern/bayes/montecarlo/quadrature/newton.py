@@ -45,17 +45,22 @@ def newton(misfits: Callable[[Floats], Floats], state: Floats, jacobian: Floats 
             jacobian = np.stack([(misfits(state + shift) - residual) / DIFFERENCE for shift in shifts], axis=1)
         step = np.linalg.lstsq(jacobian, -residual)[0]
         needed = 1.0 if fresh else 0.2
+        obstacle: Exception | None = None
         for scale in 0.5 ** np.arange(10 if fresh else 1):
             try:
                 trial = misfits(state + scale * step)
-            except (InfiniteTiltError, TooManyNodesError):
+            except (InfiniteTiltError, TooManyNodesError) as error:
+                obstacle = error
                 continue
+            obstacle = None
             if np.linalg.norm(trial) < needed * np.linalg.norm(residual):
                 state, residual = state + scale * step, trial
                 break
         else:
             if size <= STAGNATED:
                 return Step(state, jacobian)
+            if fresh and obstacle is not None:
+                raise obstacle
             if fresh:
                 break
             jacobian = None
