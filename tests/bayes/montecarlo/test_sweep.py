@@ -134,6 +134,17 @@ def test_one_solution_with_more_data(activation):
     coincide(sweep_montecarlo(**task(10), activation=activation, gammas0=[0.3, 1.0, 3.0], rng=3), 0.02)
 
 
+def test_actions_at_low_temperature():
+    """Where the lazy regime ends far below the first gamma0, on both paths."""
+    gammas0 = [0.25, 0.5, 1.0]
+    options = {**whitened(2), "beta": 10.0, "depth": 2}
+    found = sweep_montecarlo(gammas0=gammas0, particles=512, replicas=4, rng=2, **options)
+    for index, gamma0 in enumerate(gammas0):
+        (_,), (action,) = exact(2, gamma0, T=0.1)
+        for branch in (found.lazy, found.rich):
+            close(branch.action[index], branch.action_error[index], action, 0.02)
+
+
 def test_one_hidden_layer_has_one_solution_of_known_action():
     """Hot and strong, where deeper networks have two; the detour in temperature leads to the same action."""
     setting = whitened(2) | {"depth": 1, "beta": 0.02, "detour_beta": 0.05, "particles": 512, "rounds": 3}
