@@ -65,7 +65,7 @@ def _solve(options: argparse.Namespace) -> int:
     if options.activation == "linear":
         exact = solve_linear(X, y, **given)
         lines = _exact_summary(exact)
-        error = f"{float(np.mean((exact.predict(X_test) - y_test) ** 2)):.6g}" if tested else ""
+        error = f"{_mean_square(exact.predict(X_test), y_test):.6g}" if tested else ""
         solution: Solution = exact
     else:
         given |= {"activation": options.activation, "tol": options.tol, "rng": options.seed, "raise_on_failure": False}
@@ -78,6 +78,13 @@ def _solve(options: argparse.Namespace) -> int:
     if options.save:
         print(f"written {solution.save(options.save)}")
     return 0
+
+
+def _mean_square(f: np.ndarray, y_test: np.ndarray) -> float:
+    """Mean over inputs of |f - y|^2, summed over outputs as the sampled solutions do."""
+    if f.size != np.size(y_test) or len(f) != len(y_test):
+        raise ValueError(f"y_test: expected shape {f.shape} as predictions have, got {np.shape(y_test)}")
+    return float(np.square(f - np.reshape(y_test, f.shape)).sum() / len(f))
 
 
 def _heading(solution: Solution) -> list[str]:
@@ -94,14 +101,19 @@ def _exact_summary(solution: LinearSolution) -> list[str]:
     lines = [f"condition number of the solution: {solution.condition_number:.3g}"]
     lines.append("layer  overlap/lazy  alignment with the labels")
     for index, (overlap, alignment) in enumerate(zip(solution.overlaps, solution.alignment(), strict=True)):
-        lines.append(f"{index:5d}  {overlap:12.6g}  {alignment:.6f}")
+        lines.append(f"{index:5d}  {_numbers(overlap):>12}  {alignment:.6f}")
     lines.append(f"solutions: {len(solution.branches)}" + (", proved complete" if solution.certified else ""))
     for index, branch in enumerate(solution.branches):
         kind = "stable" if branch.stable else "unstable"
         chosen = " <- this one" if index == solution.branch_index else ""
-        lines.append(f"  k = {np.exp(branch.log_rescaling):.6g}, action {branch.action:.6g}, {kind}{chosen}")
+        lines.append(f"  k = {_numbers(np.exp(branch.log_rescaling))}, action {branch.action:.6g}, {kind}{chosen}")
     lines.append(f"training error 1/2 sum (f - y)^2: {solution.training_error:.6g}")
     return lines
+
+
+def _numbers(values: np.ndarray | float) -> str:
+    """One number, or one per direction of several outputs."""
+    return ", ".join(f"{value:.6g}" for value in np.ravel(values))
 
 
 def _sampled_summary(solution: MonteCarloSolution) -> list[str]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import linkern.derivations
-from linkern.bayes import solve_quadrature
+from linkern.bayes import solve_linear, solve_quadrature
 from linkern.cli import main
 from linkern.solution import load_npz
 from linkern.symbolic import Kind, claim, vanishes
@@ -62,6 +62,20 @@ def test_solve_on_a_file_saves_a_readable_solution(tmp_path):
     arrays, record = load_npz(saved)
     assert record["depth"] == 3
     assert arrays["overlaps"].shape == (4,)
+
+
+def test_test_errors_know_shapes_and_outputs(tmp_path, capsys):
+    rng = np.random.default_rng(3)
+    X, Y = rng.standard_normal((6, 3)), rng.standard_normal((6, 2))
+    files = {"one": (Y[:, 0], Y[:, :1]), "two": (Y, Y), "short": (Y[:, 0], Y[:2, 0])}
+    for name, (y, y_test) in files.items():
+        np.savez(tmp_path / name, X=X, y=y, X_test=X, y_test=y_test)
+    for name, y in (("one", Y[:, 0]), ("two", Y)):
+        assert main(["solve", "--data", str(tmp_path / f"{name}.npz"), "--depth", "1"]) == 0
+        f = solve_linear(X, y, depth=1, gamma0=1.0, beta=50.0).predict(X)
+        assert f"(mean square over 6 points): {np.sum((f - y) ** 2) / 6:.6g}" in capsys.readouterr().out
+    assert main(["solve", "--data", str(tmp_path / "short.npz"), "--depth", "1"]) == 2
+    assert "y_test: expected shape (6,)" in capsys.readouterr().err
 
 
 def test_solve_samples_nonlinear_networks(tmp_path, capsys):
