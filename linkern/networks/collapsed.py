@@ -250,7 +250,7 @@ def _data_kernel(X: ArrayLike | None, kernel: ArrayLike | None) -> tuple[Array |
         raise ValueError(f"X, kernel: expected exactly one of them, got {'none' if X is None else 'both'}")
     if kernel is not None:
         return None, checks.kernel_matrix("kernel", kernel)
-    inputs = checks.real_array("X", np.asarray(X), ndim=2)
+    inputs = checks.real_array("X", X, ndim=2)
     return inputs, inputs @ inputs.T / inputs.shape[1]
 
 

@@ -79,6 +79,8 @@ def extrapolate_width(
     -------
     WidthExtrapolation
     """
+    if isinstance(widths, str) or not isinstance(widths, Sequence | np.ndarray):
+        raise TypeError(f"widths: expected two widths or more, got {widths!r}")
     sizes = [checks.integer_at_least("widths", N) for N in widths]
     if len(set(sizes)) < 2:
         raise ValueError(f"widths: expected at least two different widths, got {widths!r}")

@@ -289,3 +289,5 @@ def test_bad_input(change, message):
 def test_extrapolation_needs_two_widths():
     with pytest.raises(ValueError, match="widths: expected at least two different"):
         extrapolate_width(X, Y, widths=(8, 8))
+    with pytest.raises(TypeError, match="widths: expected two widths or more, got 8"):
+        extrapolate_width(X, Y, widths=8)

@@ -120,7 +120,7 @@ def checked_data(X: ArrayLike | None, y: ArrayLike | None, kernel: ArrayLike | N
     if (X is None) == (kernel is None):
         raise ValueError(f"X, kernel: expected exactly one of them, got {'none' if X is None else 'both'}")
     if kernel is None:
-        inputs = checks.real_array("X", np.asarray(X), ndim=2)
+        inputs = checks.real_array("X", X, ndim=2)
         if len(inputs) != len(labels):
             raise ValueError(f"y: expected {len(inputs)} labels (one per row of X), got {len(labels)}")
         return inputs, inputs @ inputs.T / inputs.shape[1], labels

@@ -6,6 +6,7 @@ from scipy import stats
 
 from bayes.montecarlo.hand_made import cubature, deep_linear, hermite, lazy_in_sections, tilted
 from linkern.bayes import solve_linear
+from linkern.bayes.montecarlo.observables.estimate import Estimate
 from linkern.bayes.montecarlo.observables.features import alignment, overlaps, preactivation_density, sample_preactivations
 from linkern.bayes.montecarlo.observables.predict import NewInputs
 from linkern.bayes.montecarlo.quadrature.solve import solve_quadrature
@@ -179,3 +180,8 @@ def test_neurons_of_wide_networks_follow_the_densities():
         assert stats.kstest(h[:, m], lambda t: np.interp(t, grid, cumulative)).pvalue > 1e-3  # noqa: B023
         lazy = stats.norm(scale=np.linalg.norm(points[m]) / np.sqrt(3))
         assert stats.kstest(h[:, m], lazy.cdf).pvalue < 1e-6
+
+
+def test_what_is_not_a_number_shows():
+    assert str(Estimate(np.array(1.2345), np.array(np.nan), np.array(0.0))) == "1.234500 +- nan"
+    assert str(Estimate(np.array(1.0), np.array(0.0), np.array(0.0))) == "1"

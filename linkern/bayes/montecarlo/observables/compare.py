@@ -69,6 +69,8 @@ def compare_predictors(
     ValueError, TypeError
         As for `linkern.lazy.nngp_predict` and `ntk_predict`; a solution made from a kernel.
     """
+    if not isinstance(solution, SampledSolution):
+        raise TypeError(f"solution: expected one of solve_montecarlo or solve_quadrature, got {type(solution).__name__}")
     new = solution.inputs(X_new)
     labels = solution.labels.reshape(solution.label_shape)
     network = {

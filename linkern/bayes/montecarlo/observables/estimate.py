@@ -66,9 +66,9 @@ class Estimate:
 
 def _with_error(value: float, error: float) -> str:
     """Both to two digits of the error."""
-    if not 0 < error < math.inf:
+    if error == 0:
         return f"{value:.6g}"
-    decimals = max(0, 1 - math.floor(math.log10(error)))
+    decimals = min(15, max(0, 1 - math.floor(math.log10(error)))) if math.isfinite(error) else 6
     return f"{value:.{decimals}f} +- {error:.{decimals}f}"
 
 

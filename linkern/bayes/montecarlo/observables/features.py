@@ -203,7 +203,7 @@ class _Line:
         seen = self.weights > _NEGLIGIBLE * self.weights.max()
         largest = np.abs(self.t[seen]).max(axis=0)
         if not (largest > 0).all():
-            raise ValueError("new: expected inputs whose preactivation varies, got one of zero variance (a zero input?)")
+            raise ValueError("X_new: expected inputs whose preactivation varies, got one of zero variance (a zero input?)")
         return _MARGIN * largest
 
     def density(self, grids: Floats) -> Floats:
